@@ -1,0 +1,456 @@
+#include "api/convert.h"
+
+#include <google/protobuf/descriptor.h>
+#include <google/protobuf/util/json_util.h>
+#include <google/protobuf/util/time_util.h>
+
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "base/status.h"
+
+namespace vireo::api {
+namespace {
+
+using google::protobuf::util::TimeUtil;
+
+// ---- Enums: one table each way, so that a new value is added in one place ----
+
+template <typename Proto, typename Plain>
+struct EnumPair {
+  Proto proto;
+  Plain plain;
+};
+
+constexpr EnumPair<v1::Memory::Backing, MemoryBacking> kBackings[] = {
+    {v1::Memory::PRIVATE, MemoryBacking::kPrivate},
+    {v1::Memory::SHARED, MemoryBacking::kShared},
+    {v1::Memory::HUGEPAGES, MemoryBacking::kHugepages}};
+constexpr EnumPair<v1::Disk::Format, DiskFormat> kFormats[] = {
+    {v1::Disk::RAW, DiskFormat::kRaw}, {v1::Disk::QCOW2, DiskFormat::kQcow2}};
+constexpr EnumPair<v1::OnCrash, OnCrash> kOnCrash[] = {
+    {v1::RESET, OnCrash::kReset}, {v1::STOP, OnCrash::kStop}, {v1::PAUSE, OnCrash::kPause}};
+constexpr EnumPair<v1::Console::Mode, ConsoleMode> kConsoleModes[] = {
+    {v1::Console::NONE, ConsoleMode::kNone},
+    {v1::Console::STDIO, ConsoleMode::kStdio},
+    {v1::Console::FILE, ConsoleMode::kFile},
+    {v1::Console::BUFFER, ConsoleMode::kBuffer}};
+constexpr EnumPair<v1::VmState, VmState> kStates[] = {{v1::EMPTY, VmState::kEmpty},
+                                                      {v1::CREATED, VmState::kCreated},
+                                                      {v1::RUNNING, VmState::kRunning},
+                                                      {v1::PAUSED, VmState::kPaused},
+                                                      {v1::STOPPED, VmState::kStopped}};
+constexpr EnumPair<v1::VmCause, VmCause> kCauses[] = {
+    {v1::VM_CAUSE_UNSPECIFIED, VmCause::kNone},      {v1::GUEST_POWER_OFF, VmCause::kGuestPowerOff},
+    {v1::GUEST_RESET, VmCause::kGuestReset},         {v1::TRIPLE_FAULT, VmCause::kTripleFault},
+    {v1::GUEST_PANIC, VmCause::kGuestPanic},         {v1::STOP_REQUESTED, VmCause::kStopRequested},
+    {v1::RESET_REQUESTED, VmCause::kResetRequested}, {v1::INTERNAL_ERROR, VmCause::kInternalError}};
+constexpr EnumPair<v1::Event::Kind, VmEventKind> kEventKinds[] = {
+    {v1::Event::STATE_CHANGED, VmEventKind::kStateChanged},
+    {v1::Event::MACHINE_RESET, VmEventKind::kReset},
+    {v1::Event::GUEST_PANICKED, VmEventKind::kGuestPanicked},
+    {v1::Event::CRASHED, VmEventKind::kCrashed},
+    {v1::Event::SHUTDOWN_REQUESTED, VmEventKind::kShutdownRequested},
+    {v1::Event::DEVICE_NEEDS_RESET, VmEventKind::kDeviceNeedsReset}};
+
+// `otherwise` stands for a struct that holds no enumerator, which our own code never makes.
+template <typename Proto, typename Plain, size_t N>
+Proto ToProto(const EnumPair<Proto, Plain> (&table)[N], Plain plain, Proto otherwise) {
+  for (const auto& pair : table) {
+    if (pair.plain == plain) return pair.proto;
+  }
+  return otherwise;
+}
+
+// `unspecified` is what zero, the message's default, means.
+template <typename Proto, typename Plain, size_t N>
+absl::StatusOr<Plain> FromProto(const EnumPair<Proto, Plain> (&table)[N], Proto proto,
+                                Plain unspecified, absl::string_view field) {
+  if (proto == Proto{}) return unspecified;
+  std::vector<std::string> known;
+  for (const auto& pair : table) {
+    if (pair.proto == proto) return pair.plain;
+    known.push_back(std::string(
+        google::protobuf::GetEnumDescriptor<Proto>()->FindValueByNumber(pair.proto)->name()));
+  }
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "%s: %d is not known; use %s", field, static_cast<int>(proto), absl::StrJoin(known, " or ")));
+}
+
+// proto3 strings are UTF-8, file names need not be: what is not becomes '?'.
+std::string Utf8(absl::string_view text) {
+  std::string result;
+  result.reserve(text.size());
+  for (size_t i = 0; i < text.size();) {
+    const auto byte = [&text](size_t at) { return static_cast<unsigned char>(text[at]); };
+    const unsigned char lead = byte(i);
+    const size_t length = lead < 0x80   ? 1
+                          : lead < 0xc2 ? 0
+                          : lead < 0xe0 ? 2
+                          : lead < 0xf0 ? 3
+                          : lead < 0xf5 ? 4
+                                        : 0;
+    bool good = length != 0 && i + length <= text.size();
+    for (size_t k = 1; good && k < length; ++k) good = (byte(i + k) & 0xc0) == 0x80;
+    // Overlong forms, surrogates, and what lies past U+10FFFF (RFC 3629 §4).
+    if (good && length > 2) {
+      const unsigned char next = byte(i + 1);
+      good = !(lead == 0xe0 && next < 0xa0) && !(lead == 0xed && next > 0x9f) &&
+             !(lead == 0xf0 && next < 0x90) && !(lead == 0xf4 && next > 0x8f);
+    }
+    if (good) {
+      absl::StrAppend(&result, text.substr(i, length));
+      i += length;
+    } else {
+      result += '?';
+      ++i;
+    }
+  }
+  return result;
+}
+
+template <typename Narrow>
+absl::StatusOr<Narrow> Narrowed(uint64_t value, absl::string_view field) {
+  if (value > std::numeric_limits<Narrow>::max()) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s: %d is too big; at most %d is possible",
+                                                      field, value,
+                                                      std::numeric_limits<Narrow>::max()));
+  }
+  return static_cast<Narrow>(value);
+}
+
+// ---- From messages ----
+
+CpuConfig CpusFromProto(const v1::Cpus& message) {
+  CpuConfig cpus;
+  if (message.has_boot()) cpus.boot = message.boot();
+  cpus.max = message.max();
+  if (!message.model().empty()) cpus.model = message.model();
+  cpus.add_features.assign(message.add_features().begin(), message.add_features().end());
+  cpus.remove_features.assign(message.remove_features().begin(), message.remove_features().end());
+  return cpus;
+}
+
+absl::StatusOr<MemoryConfig> MemoryFromProto(const v1::Memory& message) {
+  MemoryConfig memory;
+  if (message.has_size_bytes()) memory.size_bytes = message.size_bytes();
+  memory.max_bytes = message.max_bytes();
+  ASSIGN_OR_RETURN(memory.backing, FromProto(kBackings, message.backing(), MemoryBacking::kPrivate,
+                                             "memory.backing"));
+  return memory;
+}
+
+absl::StatusOr<DiskConfig> DiskFromProto(const v1::Disk& message, const std::string& field) {
+  DiskConfig disk;
+  disk.id = message.id();
+  disk.path = message.path();
+  ASSIGN_OR_RETURN(disk.format, FromProto(kFormats, message.format(), DiskFormat::kUnspecified,
+                                          field + ".format"));
+  disk.read_only = message.read_only();
+  disk.direct = message.direct();
+  if (message.has_write_cache()) disk.write_cache = message.write_cache();
+  disk.serial = message.serial();
+  disk.loop = message.loop();
+  if (message.has_slot()) {
+    ASSIGN_OR_RETURN(disk.slot, Narrowed<uint8_t>(message.slot(), field + ".slot"));
+  }
+  return disk;
+}
+
+absl::StatusOr<NicConfig> NicFromProto(const v1::Nic& message, const std::string& field) {
+  NicConfig nic;
+  nic.id = message.id();
+  nic.tap = message.tap();
+  nic.bridge = message.bridge();
+  if (message.has_fd()) nic.fd = message.fd();
+  if (!message.mac().empty()) {
+    const auto mac = ParseMac(message.mac());
+    if (!mac.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(field, ".mac: ", mac.status().message()));
+    }
+    nic.mac = *mac;
+  }
+  ASSIGN_OR_RETURN(nic.mtu, Narrowed<uint16_t>(message.mtu(), field + ".mtu"));
+  if (message.has_link_up()) nic.link_up = message.link_up();
+  nic.loop = message.loop();
+  if (message.has_slot()) {
+    ASSIGN_OR_RETURN(nic.slot, Narrowed<uint8_t>(message.slot(), field + ".slot"));
+  }
+  return nic;
+}
+
+absl::StatusOr<ConsoleConfig> ConsoleFromProto(const v1::Console& message) {
+  ConsoleConfig console;
+  ASSIGN_OR_RETURN(console.mode,
+                   FromProto(kConsoleModes, message.mode(), ConsoleMode::kBuffer, "console.mode"));
+  console.path = message.path();
+  if (message.has_history_bytes()) console.history_bytes = message.history_bytes();
+  return console;
+}
+
+absl::StatusOr<uint32_t> ShutdownTimeoutFromProto(const google::protobuf::Duration& duration) {
+  constexpr int64_t kMaxMs = std::numeric_limits<uint32_t>::max();
+  constexpr int32_t kNanosPerMs = 1'000'000;
+  // Checked before any arithmetic: both fields may hold anything.
+  const bool in_range = duration.seconds() >= 0 && duration.seconds() <= kMaxMs / 1000 &&
+                        duration.nanos() >= 0 && duration.nanos() < 1000 * kNanosPerMs;
+  const int64_t ms = in_range ? duration.seconds() * 1000 + duration.nanos() / kNanosPerMs : -1;
+  if (ms < 0 || ms > kMaxMs || duration.nanos() % kNanosPerMs != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("shutdown_timeout: %d s and %d ns; whole milliseconds from 0 to %d s are "
+                        "possible",
+                        duration.seconds(), duration.nanos(), kMaxMs / 1000));
+  }
+  return static_cast<uint32_t>(ms);
+}
+
+v1::Device* DeviceToProto(const DeviceDescription& device, v1::Device* message) {
+  message->set_id(Utf8(device.id));
+  message->set_kind(Utf8(device.kind));
+  message->set_pci_address(Utf8(device.pci_address));
+  message->set_driver_ready(device.driver_ready);
+  return message;
+}
+
+}  // namespace
+
+absl::StatusOr<VmConfig> ConfigFromProto(const v1::VmConfig& message) {
+  VmConfig config;
+  config.name = message.name();
+  config.uuid = message.uuid();
+  if (!message.machine().empty()) config.machine = message.machine();
+  config.cpus = CpusFromProto(message.cpus());
+  ASSIGN_OR_RETURN(config.memory, MemoryFromProto(message.memory()));
+  config.boot = {.kernel = message.boot().kernel(),
+                 .initrd = message.boot().initrd(),
+                 .cmdline = message.boot().cmdline()};
+  for (int i = 0; i < message.disks_size(); ++i) {
+    ASSIGN_OR_RETURN(DiskConfig disk,
+                     DiskFromProto(message.disks(i), absl::StrFormat("disks[%d]", i)));
+    config.disks.push_back(std::move(disk));
+  }
+  for (int i = 0; i < message.nics_size(); ++i) {
+    ASSIGN_OR_RETURN(NicConfig nic, NicFromProto(message.nics(i), absl::StrFormat("nics[%d]", i)));
+    config.nics.push_back(std::move(nic));
+  }
+  ASSIGN_OR_RETURN(config.console, ConsoleFromProto(message.console()));
+  if (message.rng().has_enabled()) config.rng = message.rng().enabled();
+  ASSIGN_OR_RETURN(config.on_crash,
+                   FromProto(kOnCrash, message.on_crash(), OnCrash::kReset, "on_crash"));
+  config.allowed_directories.assign(message.allowed_directories().begin(),
+                                    message.allowed_directories().end());
+  if (message.has_shutdown_timeout()) {
+    ASSIGN_OR_RETURN(config.shutdown_timeout_ms,
+                     ShutdownTimeoutFromProto(message.shutdown_timeout()));
+  }
+  return config;
+}
+
+v1::VmConfig ConfigToProto(const VmConfig& config) {
+  v1::VmConfig message;
+  message.set_name(Utf8(config.name));
+  message.set_uuid(Utf8(config.uuid));
+  message.set_machine(Utf8(config.machine));
+  v1::Cpus& cpus = *message.mutable_cpus();
+  cpus.set_boot(config.cpus.boot);
+  cpus.set_max(config.cpus.max);
+  cpus.set_model(Utf8(config.cpus.model));
+  for (const std::string& name : config.cpus.add_features) cpus.add_add_features(Utf8(name));
+  for (const std::string& name : config.cpus.remove_features) cpus.add_remove_features(Utf8(name));
+  v1::Memory& memory = *message.mutable_memory();
+  memory.set_size_bytes(config.memory.size_bytes);
+  memory.set_max_bytes(config.memory.max_bytes);
+  memory.set_backing(ToProto(kBackings, config.memory.backing, v1::Memory::BACKING_UNSPECIFIED));
+  v1::Boot& boot = *message.mutable_boot();
+  boot.set_kernel(Utf8(config.boot.kernel));
+  boot.set_initrd(Utf8(config.boot.initrd));
+  boot.set_cmdline(Utf8(config.boot.cmdline));
+  for (const DiskConfig& disk : config.disks) {
+    v1::Disk& to = *message.add_disks();
+    to.set_id(Utf8(disk.id));
+    to.set_path(Utf8(disk.path));
+    to.set_format(ToProto(kFormats, disk.format, v1::Disk::FORMAT_UNSPECIFIED));
+    to.set_read_only(disk.read_only);
+    to.set_direct(disk.direct);
+    to.set_write_cache(disk.write_cache);
+    to.set_serial(Utf8(disk.serial));
+    to.set_loop(Utf8(disk.loop));
+    if (disk.slot) to.set_slot(*disk.slot);
+  }
+  for (const NicConfig& nic : config.nics) {
+    v1::Nic& to = *message.add_nics();
+    to.set_id(Utf8(nic.id));
+    to.set_tap(Utf8(nic.tap));
+    to.set_bridge(Utf8(nic.bridge));
+    if (nic.fd) to.set_fd(*nic.fd);
+    if (nic.mac) to.set_mac(FormatMac(*nic.mac));
+    to.set_mtu(nic.mtu);
+    to.set_link_up(nic.link_up);
+    to.set_loop(Utf8(nic.loop));
+    if (nic.slot) to.set_slot(*nic.slot);
+  }
+  v1::Console& console = *message.mutable_console();
+  console.set_mode(ToProto(kConsoleModes, config.console.mode, v1::Console::MODE_UNSPECIFIED));
+  console.set_path(Utf8(config.console.path));
+  console.set_history_bytes(config.console.history_bytes);
+  message.mutable_rng()->set_enabled(config.rng);
+  message.set_on_crash(ToProto(kOnCrash, config.on_crash, v1::ON_CRASH_UNSPECIFIED));
+  for (const std::string& path : config.allowed_directories) {
+    message.add_allowed_directories(Utf8(path));
+  }
+  *message.mutable_shutdown_timeout() =
+      TimeUtil::MillisecondsToDuration(config.shutdown_timeout_ms);
+  return message;
+}
+
+absl::StatusOr<VmConfig> ConfigFromJson(const std::string& json) {
+  v1::VmConfig message;
+  google::protobuf::util::JsonParseOptions options;
+  options.ignore_unknown_fields = false;
+  const auto status = google::protobuf::util::JsonStringToMessage(json, &message, options);
+  if (!status.ok()) {
+    // A syntax error has two more lines: the text around it and a caret. One line is what a caller
+    // prints.
+    const std::string text(status.message().data(), status.message().size());
+    std::vector<absl::string_view> lines =
+        absl::StrSplit(text, absl::ByAnyChar("\r\n"), absl::SkipWhitespace());
+    if (lines.size() > 1 && absl::StripAsciiWhitespace(lines.back()) == "^") lines.pop_back();
+    return absl::InvalidArgumentError(absl::StrJoin(lines, " "));
+  }
+  return ConfigFromProto(message);
+}
+
+std::string ConfigToJson(const VmConfig& config) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.add_whitespace = true;
+  options.preserve_proto_field_names = true;
+  std::string json;
+  // Cannot fail: every string is UTF-8 and every Duration in range.
+  const auto status =
+      google::protobuf::util::MessageToJsonString(ConfigToProto(config), &json, options);
+  return status.ok() ? json : std::string();
+}
+
+v1::VmState StateToProto(VmState state) {
+  return ToProto(kStates, state, v1::VM_STATE_UNSPECIFIED);
+}
+
+v1::VmCause CauseToProto(VmCause cause) {
+  return ToProto(kCauses, cause, v1::VM_CAUSE_UNSPECIFIED);
+}
+
+v1::VmDescription DescriptionToProto(const VmDescription& description) {
+  v1::VmDescription message;
+  message.set_state(StateToProto(description.state));
+  message.set_last_cause(CauseToProto(description.last_cause));
+  message.set_last_cause_detail(Utf8(description.last_cause_detail));
+  if (description.state != VmState::kEmpty) {
+    *message.mutable_config() = ConfigToProto(description.config);
+  }
+  message.set_machine(Utf8(description.machine));
+  message.set_cpu_model(Utf8(description.cpu_model));
+  message.set_pid(description.pid);
+  message.set_resets(description.resets);
+  if (description.started_unix_ms != 0) {
+    *message.mutable_started() = TimeUtil::MillisecondsToTimestamp(description.started_unix_ms);
+  }
+  message.set_kvm_kind(Utf8(description.kvm_kind));
+  for (const DeviceDescription& device : description.devices) {
+    DeviceToProto(device, message.add_devices());
+  }
+  for (const DiskDescription& disk : description.disks) {
+    v1::DiskDescription& to = *message.add_disks();
+    DeviceToProto(disk.device, to.mutable_device());
+    to.set_size_bytes(disk.size_bytes);
+    to.set_path(Utf8(disk.path));
+    to.set_format(Utf8(disk.format));
+    to.set_read_only(disk.read_only);
+  }
+  for (const NicDescription& nic : description.nics) {
+    v1::NicDescription& to = *message.add_nics();
+    DeviceToProto(nic.device, to.mutable_device());
+    to.set_tap(Utf8(nic.tap));
+    to.set_bridge(Utf8(nic.bridge));
+    to.set_mac(Utf8(nic.mac));
+    to.set_mtu(nic.mtu);
+    to.set_link_up(nic.link_up);
+  }
+  return message;
+}
+
+v1::VmStats StatsToProto(const VmStats& stats) {
+  v1::VmStats message;
+  *message.mutable_uptime() =
+      TimeUtil::MillisecondsToDuration(static_cast<int64_t>(stats.uptime_ms));
+  message.set_process_cpu_time_ns(stats.process_cpu_time_ns);
+  message.set_resident_bytes(stats.resident_bytes);
+  message.set_guest_memory_bytes(stats.guest_memory_bytes);
+  for (const VcpuStats& vcpu : stats.vcpus) {
+    v1::VcpuStats& to = *message.add_vcpus();
+    to.set_index(vcpu.index);
+    to.set_cpu_time_ns(vcpu.cpu_time_ns);
+    to.set_exits(vcpu.exits);
+  }
+  for (const DiskStats& disk : stats.disks) {
+    v1::DiskStats& to = *message.add_disks();
+    to.set_id(Utf8(disk.id));
+    to.set_read_ops(disk.read_ops);
+    to.set_read_bytes(disk.read_bytes);
+    to.set_write_ops(disk.write_ops);
+    to.set_write_bytes(disk.write_bytes);
+    to.set_flush_ops(disk.flush_ops);
+    to.set_discard_ops(disk.discard_ops);
+    to.set_errors(disk.errors);
+  }
+  for (const NicStats& nic : stats.nics) {
+    v1::NicStats& to = *message.add_nics();
+    to.set_id(Utf8(nic.id));
+    to.set_rx_packets(nic.rx_packets);
+    to.set_rx_bytes(nic.rx_bytes);
+    to.set_rx_dropped(nic.rx_dropped);
+    to.set_tx_packets(nic.tx_packets);
+    to.set_tx_bytes(nic.tx_bytes);
+    to.set_tx_dropped(nic.tx_dropped);
+  }
+  return message;
+}
+
+v1::Event EventToProto(const VmEvent& event) {
+  v1::Event message;
+  message.set_sequence(event.sequence);
+  *message.mutable_time() = TimeUtil::MillisecondsToTimestamp(event.unix_ms);
+  message.set_kind(ToProto(kEventKinds, event.kind, v1::Event::KIND_UNSPECIFIED));
+  message.set_state(StateToProto(event.state));
+  message.set_cause(CauseToProto(event.cause));
+  message.set_detail(Utf8(event.detail));
+  return message;
+}
+
+absl::StatusOr<std::array<uint8_t, 6>> ParseMac(absl::string_view text) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(text, ':');
+  std::array<uint8_t, 6> mac = {};
+  bool good = parts.size() == mac.size();
+  for (size_t i = 0; good && i < mac.size(); ++i) {
+    good = parts[i].size() == 2 && absl::ascii_isxdigit(parts[i][0]) &&
+           absl::ascii_isxdigit(parts[i][1]);
+    if (good) mac[i] = static_cast<uint8_t>(std::stoi(std::string(parts[i]), nullptr, 16));
+  }
+  if (!good) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", text, "\" is not six bytes like 02:00:00:00:00:01"));
+  }
+  return mac;
+}
+
+std::string FormatMac(const std::array<uint8_t, 6>& mac) {
+  return absl::StrFormat("%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4],
+                         mac[5]);
+}
+
+}  // namespace vireo::api

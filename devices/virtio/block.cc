@@ -1,0 +1,248 @@
+#include "devices/virtio/block.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "base/check.h"
+#include "base/iovecs.h"
+#include "base/status.h"
+#include "devices/virtio/spec.h"
+
+namespace vireo::virtio {
+namespace {
+
+// Chains taken before other work of the loop gets its turn.
+constexpr int kChainsPerTurn = 128;
+// Largest buffer of one descriptor that drivers are asked to use; longer ones work, too.
+constexpr uint32_t kSizeMax = 1 << 24;
+
+void Count(std::atomic<uint64_t>& counter, uint64_t amount = 1) {
+  counter.fetch_add(amount, std::memory_order_relaxed);
+}
+
+}  // namespace
+
+VirtioBlock::VirtioBlock(EventLoop& loop, GuestMemory& memory,
+                         std::unique_ptr<BlockBackend> backend, Options options)
+    : RingDevice(loop, memory, "block"),
+      backend_(std::move(backend)),
+      options_(std::move(options)),
+      writeback_(options_.write_cache) {
+  VIREO_CHECK(options_.queue_size >= 4 && options_.queue_size <= kMaxQueueSize);
+  VIREO_CHECK(options_.queues >= 1);
+}
+
+VirtioBlock::~VirtioBlock() = default;
+
+std::vector<uint16_t> VirtioBlock::queue_sizes() const {
+  return std::vector<uint16_t>(options_.queues, options_.queue_size);
+}
+
+uint64_t VirtioBlock::offered_features() const {
+  const Geometry& geometry = backend_->geometry();
+  uint64_t features = kBlkFeatureSizeMax | kBlkFeatureSegMax | kBlkFeatureGeometry |
+                      kBlkFeatureBlkSize | kBlkFeatureFlush | kBlkFeatureTopology |
+                      kBlkFeatureConfigWce;
+  if (options_.queues > 1) features |= kBlkFeatureMultiQueue;
+  if (geometry.read_only) return features | kBlkFeatureReadOnly;
+  features |= kBlkFeatureWriteZeroes;
+  if (geometry.discard_granularity != 0) features |= kBlkFeatureDiscard;
+  return features;
+}
+
+std::vector<uint8_t> VirtioBlock::config() const {
+  const Geometry& geometry = backend_->geometry();
+  BlkConfig config = {};
+  const uint64_t sectors = geometry.size_bytes / kSectorBytes;
+  config.capacity = sectors;
+  config.size_max = kSizeMax;
+  // A chain has a header and a status besides its data.
+  config.seg_max = static_cast<uint32_t>(options_.queue_size - 2);
+  // A shape for firmware that still thinks in cylinders.
+  constexpr uint64_t kHeads = 16;
+  constexpr uint64_t kSectorsPerTrack = 63;
+  config.heads = kHeads;
+  config.sectors = kSectorsPerTrack;
+  config.cylinders =
+      static_cast<uint16_t>(std::min<uint64_t>(sectors / (kHeads * kSectorsPerTrack), 0xffff));
+  config.blk_size = geometry.block_size;
+  config.min_io_size = uint16_t{1};
+  config.opt_io_size = geometry.optimal_io_bytes / geometry.block_size;
+  config.writeback = writeback_ ? 1 : 0;
+  config.num_queues = options_.queues;
+  if (!geometry.read_only) {
+    const uint32_t alignment =
+        std::max(geometry.discard_granularity, geometry.block_size) / kSectorBytes;
+    config.max_discard_sectors = kMaxSegmentSectors;
+    config.max_discard_seg = kMaxBlockSegments;
+    config.discard_sector_alignment = alignment;
+    config.max_write_zeroes_sectors = kMaxSegmentSectors;
+    config.max_write_zeroes_seg = kMaxBlockSegments;
+    config.write_zeroes_may_unmap = geometry.discard_granularity != 0 ? 1 : 0;
+  }
+  std::vector<uint8_t> bytes(sizeof(config));
+  std::memcpy(bytes.data(), &config, sizeof(config));
+  return bytes;
+}
+
+bool VirtioBlock::ConfigWritable(uint16_t offset, uint64_t features) const {
+  return offset == offsetof(BlkConfig, writeback) && (features & kBlkFeatureConfigWce) != 0;
+}
+
+void VirtioBlock::WriteConfig(uint16_t /*offset*/, std::span<const uint8_t> bytes) {
+  writeback_ = bytes[0] != 0;
+}
+
+void VirtioBlock::OnActivate() {
+  // §5.2.5.2: a driver that can switch the cache but does not flush gets none to begin with.
+  if (has_feature(kBlkFeatureConfigWce) && !has_feature(kBlkFeatureFlush)) writeback_ = false;
+}
+
+void VirtioBlock::OnReset() { writeback_ = options_.write_cache; }
+
+void VirtioBlock::SaveDevice(StateWriter& writer) const { writer.Bool(writeback_); }
+
+absl::Status VirtioBlock::RestoreDevice(StateReader& reader) {
+  writeback_ = reader.Bool();
+  return reader.status();
+}
+
+bool VirtioBlock::write_through() const {
+  if (has_feature(kBlkFeatureConfigWce)) return !writeback_;
+  return !has_feature(kBlkFeatureFlush);
+}
+
+BlockLimits VirtioBlock::limits() const {
+  const Geometry& geometry = backend_->geometry();
+  return {.size_bytes = geometry.size_bytes,
+          .block_size = geometry.block_size,
+          .read_only = geometry.read_only,
+          .discard = has_feature(kBlkFeatureDiscard),
+          .write_zeroes = has_feature(kBlkFeatureWriteZeroes)};
+}
+
+Task<absl::Status> VirtioBlock::Resize(uint64_t size_bytes) {
+  const absl::Status status = co_await backend_->Resize(size_bytes);
+  if (status.ok() && connected()) interrupts().ConfigChanged();
+  co_return status;
+}
+
+Task<absl::Status> VirtioBlock::Close() {
+  VIREO_CHECK(!active(), "a device is reset before its backend is closed");
+  const absl::Status status = co_await backend_->Close();
+  co_return status;
+}
+
+Task<void> VirtioBlock::ServeQueue(ActiveQueue& queue) {
+  while (!queue.scope->stop_requested()) {
+    queue.ring.DisableNotifications();
+    int taken = 0;
+    while (taken < kChainsPerTurn) {
+      std::optional<DescriptorChain> chain = queue.ring.PopAvailable();
+      if (!chain.has_value()) break;
+      queue.scope->Spawn(ServeRequest(queue, *std::move(chain)));
+      ++taken;
+    }
+    if (queue.ring.broken()) {
+      ReportBroken(queue);
+      co_return;
+    }
+    if (taken == kChainsPerTurn) {
+      co_await loop().Yield();
+      continue;
+    }
+    const bool more = co_await WaitForChains(queue);
+    if (!more) co_return;
+  }
+}
+
+Task<void> VirtioBlock::ServeRequest(ActiveQueue& queue, DescriptorChain chain) {
+  const BlockRequest request = BlockRequest::Parse(chain, limits());
+  const absl::Status status = co_await Execute(request);
+  const uint32_t written = request.Finish(chain, status);
+  if (!status.ok()) ReportFailure(request, status);
+  Complete(queue, chain.head(), written);
+}
+
+Task<absl::Status> VirtioBlock::Execute(const BlockRequest& request) {
+  absl::Status status;
+  switch (request.kind()) {
+    case BlockRequest::Kind::kRead:
+      Count(counters_.read_ops);
+      status = co_await backend_->Read(request.offset(), request.data());
+      if (status.ok()) Count(counters_.read_bytes, request.length());
+      break;
+    case BlockRequest::Kind::kWrite: {
+      Count(counters_.write_ops);
+      const WriteFlags flags = {.fua = write_through()};
+      status = co_await backend_->Write(request.offset(), request.data(), flags);
+      if (status.ok()) Count(counters_.write_bytes, request.length());
+      break;
+    }
+    case BlockRequest::Kind::kFlush:
+      Count(counters_.flush_ops);
+      status = co_await backend_->Flush();
+      break;
+    case BlockRequest::Kind::kGetId: {
+      // Padded with zeros, and not terminated when it is 20 bytes long (§5.2.6).
+      std::string id = options_.serial.substr(0, kBlkIdBytes);
+      id.resize(kBlkIdBytes);
+      CopyToIoVecs(std::span(reinterpret_cast<const uint8_t*>(id.data()), request.length()),
+                   request.data());
+      break;
+    }
+    case BlockRequest::Kind::kDiscard:
+    case BlockRequest::Kind::kWriteZeroes:
+      Count(counters_.discard_ops);
+      status = co_await ExecuteRanges(request);
+      break;
+    case BlockRequest::Kind::kRefused:
+      status = absl::InvalidArgumentError("malformed or unknown request");
+      break;
+  }
+  co_return status;
+}
+
+Task<absl::Status> VirtioBlock::ExecuteRanges(const BlockRequest& request) {
+  const bool zeroes = request.kind() == BlockRequest::Kind::kWriteZeroes;
+  for (size_t i = 0; i < request.ranges().size(); ++i) {
+    const BlockRange range = request.ranges()[i];
+    absl::Status status;
+    if (zeroes) {
+      const ZeroFlags flags = {.may_unmap = range.may_unmap};
+      status = co_await backend_->WriteZeroes(range.offset, range.length, flags);
+    } else {
+      status = co_await backend_->Discard(range.offset, range.length);
+    }
+    if (!status.ok()) co_return status;
+  }
+  absl::Status durable;
+  if (zeroes && write_through()) durable = co_await backend_->Flush();
+  co_return durable;
+}
+
+void VirtioBlock::ReportFailure(const BlockRequest& request, const absl::Status& status) {
+  Count(counters_.errors);
+  if (!error_log_.Allow()) return;
+  if (request.kind() == BlockRequest::Kind::kRefused) {
+    LogWarning("%s: %s", name(), status.message());
+  } else {
+    LogError("%s: request at byte %d failed: %s", name(), request.offset(), status.ToString());
+  }
+}
+
+BlockStats VirtioBlock::stats() const {
+  const auto get = [](const std::atomic<uint64_t>& c) { return c.load(std::memory_order_relaxed); };
+  return {.read_ops = get(counters_.read_ops),
+          .read_bytes = get(counters_.read_bytes),
+          .write_ops = get(counters_.write_ops),
+          .write_bytes = get(counters_.write_bytes),
+          .flush_ops = get(counters_.flush_ops),
+          .discard_ops = get(counters_.discard_ops),
+          .errors = get(counters_.errors)};
+}
+
+}  // namespace vireo::virtio

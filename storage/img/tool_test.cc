@@ -1,0 +1,201 @@
+#include "storage/img/tool.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "storage/image_lock.h"
+#include "tests/support/temp_dir.h"
+
+namespace vireo::img {
+namespace {
+
+using testing::HasSubstr;
+using testing::StartsWith;
+
+struct Ran {
+  int status;
+  std::string out;
+  std::string err;
+};
+
+class ToolTest : public testing::Test {
+ protected:
+  ToolTest() : before_(std::filesystem::current_path()) {
+    std::filesystem::current_path(directory_.path());
+  }
+  ~ToolTest() override { std::filesystem::current_path(before_); }
+
+  Ran Run(std::vector<std::string> args) {
+    char* out_bytes = nullptr;
+    char* err_bytes = nullptr;
+    size_t out_size = 0;
+    size_t err_size = 0;
+    std::FILE* const out = ::open_memstream(&out_bytes, &out_size);
+    std::FILE* const err = ::open_memstream(&err_bytes, &err_size);
+    const Tool tool = {.loop = *loop_, .opener = opener_, .out = out, .err = err};
+    Ran ran = {.status = img::Run(tool, args)};
+    std::fclose(out);
+    std::fclose(err);
+    ran.out.assign(out_bytes, out_size);
+    ran.err.assign(err_bytes, err_size);
+    std::free(out_bytes);
+    std::free(err_bytes);
+    return ran;
+  }
+  void Poke(const std::string& name, uint64_t offset, const std::string& bytes) {
+    std::fstream image(name, std::ios::in | std::ios::out | std::ios::binary);
+    image.seekp(static_cast<std::streamoff>(offset));
+    image.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  }
+
+  std::unique_ptr<EventLoop> loop_ = *EventLoop::Create();
+  DirectOpener opener_;
+  TempDir directory_;
+  const std::filesystem::path before_;
+};
+
+TEST_F(ToolTest, CreatesAndShowsALinkedClone) {
+  const Ran base = Run({"create", "-f", "qcow2", "base.qcow2", "64M"});
+  EXPECT_EQ(base.status, 0) << base.err;
+  EXPECT_EQ(base.out,
+            "Formatting 'base.qcow2', fmt=qcow2 cluster_size=65536 extended_l2=off "
+            "compression_type=zlib size=67108864 lazy_refcounts=off refcount_bits=16\n");
+  const Ran clone =
+      Run({"create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "clone.qcow2"});
+  EXPECT_EQ(clone.status, 0) << clone.err;
+  EXPECT_EQ(clone.out, "");
+  const Ran info = Run({"info", "clone.qcow2"});
+  EXPECT_EQ(info.status, 0) << info.err;
+  EXPECT_THAT(info.out, StartsWith("image: clone.qcow2\nfile format: qcow2\nvirtual size: 64 MiB "
+                                   "(67108864 bytes)\n"));
+  EXPECT_THAT(info.out, HasSubstr("backing file: base.qcow2\nbacking file format: qcow2\n"));
+  const Ran json = Run({"info", "--output=json", "clone.qcow2"});
+  EXPECT_THAT(json.out, HasSubstr("\"backing-filename\": \"base.qcow2\""));
+  EXPECT_THAT(json.out, HasSubstr("\"virtual-size\": 67108864"));
+  const Ran check = Run({"check", "clone.qcow2"});
+  EXPECT_EQ(check.status, 0);
+  EXPECT_EQ(check.out, "No errors were found on the image.\nImage end offset: 262144\n");
+}
+
+TEST_F(ToolTest, CreatesRawImages) {
+  EXPECT_EQ(Run({"create", "sparse.raw", "1M"}).status, 0);
+  EXPECT_EQ(std::filesystem::file_size("sparse.raw"), 1u << 20);
+  EXPECT_EQ(Run({"create", "-o", "preallocation=full", "full.raw", "1000"}).status, 0);
+  EXPECT_EQ(std::filesystem::file_size("full.raw"), 1024u);
+  const Ran info = Run({"info", "sparse.raw"});
+  EXPECT_THAT(info.out, StartsWith("image: sparse.raw\nfile format: raw\nvirtual size: 1 MiB"));
+  EXPECT_EQ(Run({"check", "sparse.raw"}).status, 63);
+}
+
+TEST_F(ToolTest, ChecksAndMends) {
+  ASSERT_EQ(Run({"create", "-q", "-f", "qcow2", "disk.qcow2", "64M"}).status, 0);
+  Poke("disk.qcow2", 0x2000a, std::string("\0\x01", 2));  // A cluster that nobody uses, counted.
+  const std::filesystem::path disk = "disk.qcow2";
+  std::filesystem::resize_file(disk, 6 * 65536);
+  const Ran leaks = Run({"check", "disk.qcow2"});
+  EXPECT_EQ(leaks.status, 3);
+  EXPECT_THAT(leaks.err, HasSubstr("Leaked cluster 5 refcount=1 reference=0"));
+  EXPECT_THAT(leaks.out, HasSubstr("1 leaked clusters were found on the image."));
+  const Ran json = Run({"check", "--output=json", "-q", "disk.qcow2"});
+  EXPECT_EQ(json.status, 3);
+  EXPECT_THAT(json.out, HasSubstr("\"leaks\": 1"));
+  const Ran mended = Run({"check", "-r", "leaks", "disk.qcow2"});
+  EXPECT_EQ(mended.status, 0);
+  EXPECT_THAT(mended.out, HasSubstr("    1 leaked clusters\n    0 corruptions\n"));
+  Poke("disk.qcow2", 0x20006, std::string("\0\0", 2));  // The L1 table, not counted.
+  EXPECT_EQ(Run({"check", "disk.qcow2"}).status, 2);
+  EXPECT_EQ(Run({"check", "-r", "all", "disk.qcow2"}).status, 0);
+  EXPECT_EQ(Run({"check", "disk.qcow2"}).status, 0);
+}
+
+TEST_F(ToolTest, AnImageInUseIsLeftAloneUnlessShared) {
+  ASSERT_EQ(Run({"create", "-q", "-f", "qcow2", "disk.qcow2", "1M"}).status, 0);
+  const UniqueFd writer(::open("disk.qcow2", O_RDWR | O_CLOEXEC));
+  ASSERT_TRUE(LockImage(writer.get(), "disk.qcow2", LockMode::kExclusive).ok());
+  EXPECT_EQ(Run({"info", "disk.qcow2"}).status, 1);
+  EXPECT_EQ(Run({"info", "-U", "disk.qcow2"}).status, 0);
+  EXPECT_EQ(Run({"check", "disk.qcow2"}).status, 1);
+  EXPECT_EQ(Run({"check", "-U", "disk.qcow2"}).status, 0);
+  const Ran create = Run({"create", "-f", "qcow2", "disk.qcow2", "1M"});
+  EXPECT_EQ(create.status, 1);
+  EXPECT_THAT(create.err, HasSubstr("in use by another program"));
+}
+
+struct Refusal {
+  const char* name;
+  std::vector<std::string> args;
+  const char* message;
+};
+
+std::ostream& operator<<(std::ostream& out, const Refusal& refusal) { return out << refusal.name; }
+
+class RefusalTest : public ToolTest, public testing::WithParamInterface<Refusal> {};
+
+TEST_P(RefusalTest, SaysWhyAndExitsWith1) {
+  const Ran ran = Run(GetParam().args);
+  EXPECT_EQ(ran.status, 1);
+  EXPECT_THAT(ran.err, StartsWith("vireo-img: "));
+  EXPECT_THAT(ran.err, HasSubstr(GetParam().message));
+  EXPECT_EQ(ran.out, "");
+  EXPECT_FALSE(std::filesystem::exists("x"));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Wrong, RefusalTest,
+    testing::Values(
+        Refusal{"NoVerb", {}, "Not enough arguments"},
+        Refusal{"UnknownVerb", {"frobnicate"}, "Command not found: frobnicate"},
+        Refusal{"LaterVerb", {"convert", "a", "b"}, "convert is not supported yet"},
+        Refusal{"NoFile", {"create", "-f", "qcow2"}, "Expecting image file name"},
+        Refusal{"NoSize", {"create", "-f", "qcow2", "x"}, "needs a size parameter"},
+        Refusal{"BadSize", {"create", "x", "1Q"}, "Invalid image size specified"},
+        Refusal{"TooMany", {"create", "x", "1", "2"}, "Unexpected argument: 2"},
+        Refusal{"UnknownFormat", {"create", "-f", "vmdk", "x", "1M"}, "Unknown file format 'vmdk'"},
+        Refusal{"BackingWithoutFormat",
+                {"create", "-f", "qcow2", "-b", "base", "x"},
+                "Backing file specified without backing format"},
+        Refusal{"BackingMissing",
+                {"create", "-f", "qcow2", "-b", "base", "-F", "raw", "x"},
+                "Could not open backing image 'base'"},
+        Refusal{"BackingOfRaw",
+                {"create", "-b", "base", "-F", "raw", "x", "1M"},
+                "Backing file not supported"},
+        Refusal{"BackingIsItself",
+                {"create", "-f", "qcow2", "-b", "x", "-F", "qcow2", "x", "1M"},
+                "same filename"},
+        Refusal{"ClusterSize",
+                {"create", "-f", "qcow2", "-o", "cluster_size=1000", "x", "1M"},
+                "Cluster size must be a power of two"},
+        Refusal{"UnknownOption",
+                {"create", "-f", "qcow2", "-o", "foo=1", "x", "1M"},
+                "Invalid parameter 'foo'"},
+        Refusal{"LaterOption",
+                {"create", "-f", "qcow2", "-o", "extended_l2=on", "x", "1M"},
+                "not supported yet"},
+        Refusal{"InfoOfNothing", {"info", "x"}, "Could not open 'x'"},
+        Refusal{"InfoOutput", {"info", "--output=xml", "x"}, "human or json"},
+        Refusal{"CheckRepair", {"check", "-r", "some", "x"}, "expecting 'leaks' or 'all'"},
+        Refusal{"CheckOfNothing", {"check", "-f", "qcow2", "x"}, "Could not open 'x'"},
+        Refusal{"CheckOfTwo", {"check", "x", "y"}, "Expecting one image file name"}),
+    [](const testing::TestParamInfo<Refusal>& info) { return info.param.name; });
+
+TEST_F(ToolTest, HelpNamesEveryVerb) {
+  const Ran help = Run({"--help"});
+  EXPECT_EQ(help.status, 0);
+  for (const char* verb : {"create", "info", "check"}) EXPECT_THAT(help.out, HasSubstr(verb));
+  EXPECT_THAT(Run({"create", "-f", "qcow2", "-o", "help"}).out, HasSubstr("cluster_size"));
+  EXPECT_THAT(Run({"--version"}).out, HasSubstr("vireo-img"));
+}
+
+}  // namespace
+}  // namespace vireo::img

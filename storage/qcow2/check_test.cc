@@ -1,0 +1,171 @@
+#include "storage/qcow2/check.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "storage/qcow2/format.h"
+#include "tests/support/qcow2_disk.h"
+#include "tests/support/qcow2_snapshot.h"
+
+namespace vireo::qcow2 {
+namespace {
+
+constexpr uint64_t kCluster = 4096;
+constexpr uint64_t kTable = kCluster;
+constexpr uint64_t kBlock = 2 * kCluster;
+constexpr uint64_t kL1 = 3 * kCluster;
+constexpr CreateOptions kSmall = {.size_bytes = 4 << 20, .cluster_bits = 12};
+
+class CheckTest : public testing::Test {
+ protected:
+  CheckTest() : disk_(kSmall) {
+    EXPECT_TRUE(disk_.Open().ok());
+    EXPECT_TRUE(disk_.Write(0, 4 * kCluster, 0x11).ok());
+    EXPECT_TRUE(disk_.Write(100 * kCluster, kCluster, 0x22).ok());
+    EXPECT_TRUE(disk_.Close().ok());
+    l2_ = disk_.Load64(kL1) & kEntryOffsetMask;
+    data_ = disk_.Load64(l2_) & kEntryOffsetMask;
+  }
+  CheckResult Check(Repair repair = Repair::kNone) {
+    lines_.clear();
+    CheckReport report = [this](const std::string& line) { lines_.push_back(line); };
+    const auto result = disk_.Check(repair, &report);
+    EXPECT_TRUE(result.ok()) << result.status();
+    return result.ok() ? *result : CheckResult{.check_errors = 1};
+  }
+  void ExpectContent() {
+    ASSERT_TRUE(disk_.Open().ok());
+    EXPECT_TRUE(disk_.Holds(0, 4 * kCluster, 0x11));
+    EXPECT_TRUE(disk_.Holds(100 * kCluster, kCluster, 0x22));
+    EXPECT_TRUE(disk_.Close().ok());
+  }
+  uint64_t CounterOf(uint64_t host_offset) { return kBlock + host_offset / kCluster * 2; }
+
+  Qcow2Disk disk_;
+  uint64_t l2_;
+  uint64_t data_;
+  std::vector<std::string> lines_;
+};
+
+TEST_F(CheckTest, ASoundImageIsClean) {
+  const CheckResult result = Check();
+  EXPECT_TRUE(result.clean());
+  EXPECT_EQ(result.total_clusters, 1024u);
+  EXPECT_EQ(result.allocated_clusters, 5u);
+  EXPECT_EQ(result.image_end_offset, disk_.medium().bytes.size());
+}
+
+TEST_F(CheckTest, LeaksAreFoundAndMended) {
+  disk_.Store16(CounterOf(data_), 3);
+  CheckResult result = Check();
+  EXPECT_EQ(result.leaks, 1u);
+  EXPECT_THAT(lines_[0], testing::HasSubstr("refcount=3 reference=1"));
+  result = Check(Repair::kLeaks);
+  EXPECT_EQ(result.leaks_fixed, 1u);
+  // The flag that was wrong beside it is another matter.
+  EXPECT_TRUE(Check().clean());
+  ExpectContent();
+}
+
+TEST_F(CheckTest, RepairOfLeaksRaisesNoCount) {
+  disk_.Store16(CounterOf(data_), 0);
+  CheckResult result = Check(Repair::kLeaks);
+  EXPECT_EQ(result.corruptions_fixed, 0u);
+  EXPECT_GT(result.corruptions, 0u);
+  result = Check(Repair::kAll);
+  EXPECT_EQ(result.corruptions, result.corruptions_fixed);
+  EXPECT_TRUE(Check().clean());
+  ExpectContent();
+}
+
+TEST_F(CheckTest, CopiedFlagsAreMended) {
+  disk_.Store64(l2_, data_);
+  disk_.Store64(kL1, l2_);
+  EXPECT_EQ(Check().corruptions, 2u);
+  EXPECT_EQ(Check(Repair::kAll).corruptions_fixed, 2u);
+  EXPECT_TRUE(Check().clean());
+  ExpectContent();
+}
+
+TEST_F(CheckTest, ReservedBitsAreFoundAndCleared) {
+  disk_.Store64(l2_, disk_.Load64(l2_) | 0x100);
+  EXPECT_EQ(Check().corruptions, 1u);
+  Check(Repair::kAll);
+  EXPECT_TRUE(Check().clean());
+  ExpectContent();
+}
+
+TEST_F(CheckTest, ALostRefcountBlockIsRebuilt) {
+  disk_.Store64(kTable, 0);
+  EXPECT_GT(Check().corruptions, 0u);
+  Check(Repair::kAll);
+  EXPECT_TRUE(Check().clean());
+  ExpectContent();
+  EXPECT_TRUE(Check().clean());
+}
+
+TEST_F(CheckTest, ARefcountBlockThatCannotBeIsRebuilt) {
+  for (const uint64_t block : {kBlock + 512, uint64_t{1} << 40, kTable, l2_}) {
+    disk_.Store64(disk_.ReadTheHeader()->refcount_table_offset, block);
+    EXPECT_GT(Check().corruptions, 0u) << block;
+    Check(Repair::kAll);
+    EXPECT_TRUE(Check().clean()) << block;
+  }
+  ExpectContent();
+}
+
+TEST_F(CheckTest, ALostRefcountTableIsRebuilt) {
+  const Be32 none(0);
+  std::memcpy(disk_.medium().bytes.data() + 56, &none, sizeof(none));
+  EXPECT_GT(Check().corruptions, 0u);
+  Check(Repair::kAll);
+  EXPECT_TRUE(Check().clean());
+  ExpectContent();
+}
+
+TEST_F(CheckTest, RepairClearsDirtyAndCorrupt) {
+  disk_.Store64(72, kIncompatibleDirty | kIncompatibleCorrupt);
+  EXPECT_TRUE(Check(Repair::kLeaks).clean());
+  EXPECT_NE(disk_.Load64(72), 0u);
+  EXPECT_TRUE(Check(Repair::kAll).clean());
+  EXPECT_EQ(disk_.Load64(72), 0u);
+}
+
+TEST_F(CheckTest, TwoEntriesOfOneClusterAreFound) {
+  disk_.Store64(l2_ + 8, disk_.Load64(l2_));
+  EXPECT_GE(Check().corruptions, 1u);
+}
+
+TEST_F(CheckTest, EntriesThatCannotBeRightAreNotGuessedAt) {
+  const uint64_t entries[] = {data_ | 0x200, uint64_t{1} << 50,
+                              kEntryCompressed | kEntryCopied | data_,
+                              kEntryCompressed | uint64_t{1} << 50};
+  for (const uint64_t entry : entries) {
+    disk_.Store64(l2_, entry);
+    EXPECT_GT(Check().corruptions, 0u) << std::hex << entry;
+  }
+  for (const uint64_t entry : {l2_ | 0x200, uint64_t{1} << 50}) {
+    disk_.Store64(kL1, entry);
+    EXPECT_GT(Check().corruptions, 0u) << std::hex << entry;
+  }
+}
+
+TEST_F(CheckTest, ASnapshotsReferencesCount) {
+  std::vector<uint8_t> image = disk_.TakeBytes();
+  AddInternalSnapshot(image);
+  Qcow2Disk disk(image);
+  EXPECT_TRUE(disk.Check()->clean());
+  disk.Store16(CounterOf(data_), 1);
+  EXPECT_GT(disk.Check()->corruptions, 0u);
+}
+
+TEST_F(CheckTest, AnUncheckableImageIsAnError) {
+  disk_.Store64(0, 0);
+  EXPECT_TRUE(absl::IsInvalidArgument(disk_.Check().status()));
+}
+
+}  // namespace
+}  // namespace vireo::qcow2

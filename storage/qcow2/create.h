@@ -1,0 +1,36 @@
+// Makes QCOW2 images, laid out as qemu-img lays them out: header, refcount table, refcount blocks,
+// L1 table, nothing else.
+
+#ifndef VIREO_STORAGE_QCOW2_CREATE_H_
+#define VIREO_STORAGE_QCOW2_CREATE_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "base/async/task.h"
+#include "storage/file.h"
+
+namespace vireo::qcow2 {
+
+struct CreateOptions {
+  uint64_t size_bytes = 0;  // Rounded up to 512.
+  uint32_t version = 3;
+  uint32_t cluster_bits = 16;
+  uint32_t refcount_order = 4;
+  bool lazy_refcounts = false;
+  bool zstd = false;  // For compressed clusters.
+  std::optional<std::string> backing_file;
+  std::string backing_format;  // Needed with a backing file.
+};
+
+// OK if such an image can be; INVALID_ARGUMENT with the reason otherwise.
+absl::Status ValidateCreateOptions(const CreateOptions& options);
+
+// Writes the image into `file`, whatever it held, and flushes it.
+Task<absl::Status> CreateImage(File& file, CreateOptions options);
+
+}  // namespace vireo::qcow2
+
+#endif  // VIREO_STORAGE_QCOW2_CREATE_H_

@@ -1,0 +1,173 @@
+// A QCOW2 image as a disk.
+//
+// Reads and writes in place go straight from the mapping to the file; they wait for nobody. A write
+// to clusters that have no host cluster of their own takes the clusters' range, allocates, fills
+// the new clusters (guest data and what is copied around it in one write), and links them in
+// memory.
+//
+// Metadata reaches the disk in epochs. A commit takes everything changed so far and
+//
+//   1. flushes, if data was copied or recycled clusters were filled in this epoch,
+//   2. writes the L2 slices and L1 entries as they were when it began,
+//   3. flushes; only then do the clusters that the epoch freed come to rest (refcounts.h).
+//
+// Increments are durable before allocation, so a crash between any two of these leaves the old or
+// the new mapping of each cluster, all of it counted. A guest's flush is a commit; flushes that
+// come while one runs share the next. Without flushes a commit runs when its first change is a few
+// seconds old, or when much is dirty.
+//
+// Owned by one loop. The image's file and its backing chain belong to it.
+
+#ifndef VIREO_STORAGE_QCOW2_IMAGE_H_
+#define VIREO_STORAGE_QCOW2_IMAGE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/async/async_mutex.h"
+#include "base/async/event_loop.h"
+#include "base/async/task.h"
+#include "base/async/task_scope.h"
+#include "storage/block_backend.h"
+#include "storage/buffer_pool.h"
+#include "storage/file.h"
+#include "storage/in_flight.h"
+#include "storage/qcow2/barrier.h"
+#include "storage/qcow2/cluster_map.h"
+#include "storage/qcow2/compressed.h"
+#include "storage/qcow2/header.h"
+#include "storage/qcow2/metadata_cache.h"
+#include "storage/qcow2/metadata_set.h"
+#include "storage/qcow2/refcounts.h"
+#include "storage/range_lock.h"
+
+namespace vireo::qcow2 {
+
+class Image final : public BlockBackend {
+ public:
+  struct Options {
+    bool read_only = false;
+    uint64_t cache_bytes = uint64_t{32} << 20;  // At most, for metadata; it grows with use.
+    absl::Duration commit_age = absl::Seconds(2);
+  };
+
+  // `header` is the file's, read for the access that `options` asks for. `backing` may be null. A
+  // writable image that was not closed cleanly is repaired first. DATA_LOSS if the image
+  // contradicts itself.
+  static Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> Open(
+      EventLoop& loop, std::unique_ptr<File> file, Header header,
+      std::unique_ptr<BlockBackend> backing, Options options);
+
+  const Geometry& geometry() const override { return geometry_; }
+  Task<absl::Status> Read(uint64_t offset, IoVecs dst) override;
+  using BlockBackend::Write;
+  Task<absl::Status> Write(uint64_t offset, IoVecs src, WriteFlags flags) override;
+  Task<absl::Status> Flush() override;
+  Task<absl::Status> Discard(uint64_t offset, uint64_t length) override;
+  Task<absl::Status> WriteZeroes(uint64_t offset, uint64_t length, ZeroFlags flags) override;
+  Task<absl::StatusOr<RangeStatus>> Status(uint64_t offset, uint64_t length) override;
+  Task<absl::Status> Resize(uint64_t size_bytes) override;
+  Task<absl::Status> Close() override;
+
+  // Bytes of metadata in memory.
+  uint64_t cache_memory_bytes() const { return cache_.memory_bytes(); }
+
+ private:
+  // One commit and those who wait for it.
+  struct Round;
+  enum class Change { kDiscard, kZero, kZeroAndUnmap };
+
+  Image(EventLoop& loop, std::unique_ptr<File> file, Header header,
+        std::unique_ptr<BlockBackend> backing, const Options& options);
+  Task<absl::Status> Load();
+  Task<absl::Status> LoadSnapshots();
+
+  // Bounds are checked, the operation is in flight.
+  Task<absl::Status> ReadBytes(uint64_t offset, IoVecs dst);
+  Task<absl::Status> ReadRun(MappedRun run, uint64_t offset, IoVecs dst);
+  Task<void> ReadPiece(MappedRun run, uint64_t offset, IoVecList dst, absl::Status* status);
+  Task<absl::Status> ReadBacking(uint64_t offset, IoVecs dst);
+  Task<absl::Status> WriteBytes(uint64_t offset, IoVecs src);
+  Task<absl::Status> WriteZeroBytes(uint64_t offset, uint64_t length);
+
+  // Writes the first part of `src` to clusters of their own; answers its length, 0 if the first
+  // cluster has got one meanwhile.
+  Task<absl::StatusOr<uint64_t>> AllocateAndWrite(uint64_t guest_offset, IoVecs src);
+  // Writes `src`, and what is around it in its clusters, to `run`. `slice` has the clusters'
+  // entries.
+  // True if it does no harm to link them before their content is durable.
+  Task<absl::StatusOr<bool>> FillClusters(HostRun run, const MetadataCache::Slice& slice,
+                                          uint64_t guest_offset, IoVecs src);
+  // Whether [guest_offset, + length) reads as zeros: inside the one cluster that `mapping` is
+  // about, or in neighbours that are all unallocated.
+  Task<absl::StatusOr<bool>> ReadsAsZeros(ClusterMapping mapping, uint64_t guest_offset,
+                                          uint64_t length);
+  // The same for [begin, end), whose entries are in `slice`.
+  Task<absl::StatusOr<bool>> EntriesReadAsZeros(const MetadataCache::Slice& slice, uint64_t begin,
+                                                uint64_t end);
+  // Reads inside that cluster.
+  Task<absl::Status> ReadOld(ClusterMapping mapping, uint64_t guest_offset, std::span<uint8_t> dst);
+  void FreeOld(const ClusterMapping& old);
+
+  // Whole clusters.
+  Task<absl::Status> ChangeClusters(uint64_t begin, uint64_t end, Change change);
+  ClusterMapping Changed(const ClusterMapping& old, Change change) const;
+  Task<absl::Status> ZeroRange(uint64_t offset, uint64_t length, ZeroFlags flags);
+  Task<absl::Status> ZeroByWriting(uint64_t offset, uint64_t length);
+  Task<absl::Status> GrowL1(uint64_t entries);
+
+  absl::Status WriteError() const;
+  // Before the first change.
+  Task<absl::Status> PrepareToWrite();
+  // Writes `bytes` of the header, durably.
+  Task<absl::Status> WriteHeader(uint64_t offset, std::vector<uint8_t> bytes);
+  Task<absl::Status> WriteFeatures();
+  // The image contradicts itself: refuses writes from now on, on disk too.
+  Task<void> MarkCorrupt(absl::Status damage);
+  Task<absl::Status> OnInvalid(uint64_t guest_offset, Invalid invalid);
+
+  // Something is dirty: sees to a commit in time.
+  void NoteDirty();
+  Task<void> CommitLater();
+  Task<void> CommitNow();
+  Task<absl::Status> Commit();
+  Task<absl::Status> RunCommit();
+
+  EventLoop& loop_;
+  const std::unique_ptr<File> file_;
+  const std::unique_ptr<BlockBackend> backing_;
+  Header header_;
+  const Layout layout_;
+  const Options options_;
+  Geometry geometry_;
+
+  InFlight in_flight_;
+  Barrier barrier_;
+  MetadataSet metadata_;
+  MetadataCache cache_;
+  Refcounts refcounts_;
+  ClusterMap map_;
+  CompressedClusters compressed_;
+  BufferPool buffers_;
+  RangeLock clusters_;  // Guest clusters that get or lose host clusters.
+
+  bool prepared_ = false;
+  AsyncMutex preparing_;
+  absl::Status damage_;  // Not OK once marked corrupt.
+
+  const size_t dirty_limit_;  // L2 slices.
+  AsyncMutex committing_;
+  std::shared_ptr<Round> next_round_;  // Shared by all who wait for its result.
+  bool commit_planned_ = false;
+  bool commit_hurried_ = false;
+  TaskScope background_;
+};
+
+}  // namespace vireo::qcow2
+
+#endif  // VIREO_STORAGE_QCOW2_IMAGE_H_

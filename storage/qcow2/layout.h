@@ -1,0 +1,49 @@
+// The numbers that follow from an image's cluster size, refcount width and entry size.
+
+#ifndef VIREO_STORAGE_QCOW2_LAYOUT_H_
+#define VIREO_STORAGE_QCOW2_LAYOUT_H_
+
+#include <algorithm>
+#include <cstdint>
+
+namespace vireo::qcow2 {
+
+struct Layout {
+  uint32_t version = 3;
+  uint32_t cluster_bits = 16;
+  uint32_t refcount_order = 4;
+  uint32_t l2_entry_bytes = 8;  // 16 with extended L2.
+
+  uint64_t cluster_bytes() const { return uint64_t{1} << cluster_bits; }
+  uint64_t offset_in_cluster(uint64_t offset) const { return offset & (cluster_bytes() - 1); }
+  uint64_t cluster_start(uint64_t offset) const { return offset & ~(cluster_bytes() - 1); }
+  uint64_t cluster_index(uint64_t offset) const { return offset >> cluster_bits; }
+  uint64_t clusters_for(uint64_t bytes) const {
+    return (bytes >> cluster_bits) + (offset_in_cluster(bytes) != 0 ? 1 : 0);
+  }
+
+  uint64_t l2_entries() const { return cluster_bytes() / l2_entry_bytes; }
+  uint64_t guest_bytes_per_l2() const { return l2_entries() << cluster_bits; }
+  uint64_t l1_index(uint64_t guest_offset) const { return guest_offset / guest_bytes_per_l2(); }
+  uint64_t l2_index(uint64_t guest_offset) const {
+    return cluster_index(guest_offset) & (l2_entries() - 1);
+  }
+  uint64_t l1_entries_for(uint64_t guest_bytes) const {
+    return guest_bytes / guest_bytes_per_l2() + (guest_bytes % guest_bytes_per_l2() != 0 ? 1 : 0);
+  }
+
+  uint32_t refcount_bits() const { return uint32_t{1} << refcount_order; }
+  uint64_t max_refcount() const {
+    return refcount_order == 6 ? ~uint64_t{0} : (uint64_t{1} << refcount_bits()) - 1;
+  }
+  uint64_t refcounts_per_block() const { return cluster_bytes() * 8 / refcount_bits(); }
+
+  // A slice is what metadata is loaded, kept and written in: an aligned piece of one cluster.
+  uint64_t slice_bytes() const { return std::min<uint64_t>(cluster_bytes(), 4096); }
+  uint64_t l2_entries_per_slice() const { return slice_bytes() / l2_entry_bytes; }
+  uint64_t refcounts_per_slice() const { return slice_bytes() * 8 / refcount_bits(); }
+};
+
+}  // namespace vireo::qcow2
+
+#endif  // VIREO_STORAGE_QCOW2_LAYOUT_H_

@@ -1,0 +1,141 @@
+// Pieces ("slices") of L2 tables and refcount blocks, kept in memory.
+//
+// A hit never waits, also while misses are being read; two misses of one slice share one read. The
+// cache grows with use up to its limit; slices that are dirty or in use stay. Which slice may reach
+// the disk when is its users' business: they freeze a set of dirty slices and write that; a slice
+// changed while its old bytes are being written gets new bytes first.
+
+#ifndef VIREO_STORAGE_QCOW2_METADATA_CACHE_H_
+#define VIREO_STORAGE_QCOW2_METADATA_CACHE_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/async/async_event.h"
+#include "base/async/event_loop.h"
+#include "base/async/task.h"
+#include "storage/buffer_pool.h"
+#include "storage/file.h"
+#include "storage/qcow2/layout.h"
+#include "storage/qcow2/metadata_set.h"
+
+namespace vireo::qcow2 {
+
+class MetadataCache {
+ private:
+  struct Entry {
+    MetadataKind kind;
+    uint64_t host_offset;
+    AlignedBytes bytes;
+    AlignedBytes frozen;  // What is being written, when `bytes` has moved on since.
+    uint32_t pins = 0;
+    bool loaded = false;
+    bool dirty = false;
+    bool writing = false;     // In a frozen set.
+    bool used = false;        // Since the clock's hand passed.
+    bool suspicious = false;  // See set_vet().
+    bool orphan = false;      // Its read failed: gone from the cache, and when unpinned for good.
+    AsyncEvent load_ended;
+    absl::Status load_status;
+    size_t clock_index = 0;
+  };
+
+ public:
+  // Keeps a slice in memory. Outlived by the cache.
+  class Slice {
+   public:
+    Slice() = default;
+    Slice(Slice&& other) noexcept
+        : cache_(std::exchange(other.cache_, nullptr)), entry_(other.entry_) {}
+    Slice& operator=(Slice&& other) noexcept {
+      std::swap(cache_, other.cache_);
+      std::swap(entry_, other.entry_);
+      return *this;
+    }
+    ~Slice() {
+      if (cache_ != nullptr && --entry_->pins == 0 && entry_->orphan) delete entry_;
+    }
+
+    bool valid() const { return cache_ != nullptr; }
+    uint64_t host_offset() const { return entry_->host_offset; }
+    bool suspicious() const { return entry_->suspicious; }
+    std::span<const uint8_t> bytes() const { return {entry_->bytes.get(), cache_->slice_bytes_}; }
+    // Marks the slice dirty. The span is good until the next co_await.
+    std::span<uint8_t> MutableBytes();
+
+   private:
+    friend class MetadataCache;
+    Slice(MetadataCache* cache, Entry* entry) : cache_(cache), entry_(entry) { ++entry->pins; }
+
+    MetadataCache* cache_ = nullptr;
+    Entry* entry_ = nullptr;
+  };
+
+  // `loop` and `file` outlive the cache.
+  MetadataCache(EventLoop& loop, File& file, const Layout& layout, uint64_t limit_bytes);
+  ~MetadataCache();
+  MetadataCache(const MetadataCache&) = delete;
+  MetadataCache& operator=(const MetadataCache&) = delete;
+
+  // Called with each slice read from the file; true = not all of it is sane, look closely.
+  void set_vet(absl::AnyInvocable<bool(MetadataKind, std::span<const uint8_t>) const> vet) {
+    vet_ = std::move(vet);
+  }
+
+  // The slice at `host_offset`, a multiple of the slice size, if it is in memory.
+  Slice Find(uint64_t host_offset);
+  // Reads it if need be.
+  Task<absl::StatusOr<Slice>> Get(MetadataKind kind, uint64_t host_offset);
+
+  // Forgets the slices of one cluster, which are clean or no longer matter, and not in use.
+  void Forget(uint64_t cluster_offset);
+
+  size_t dirty_count(MetadataKind kind) const { return dirty_counts_[static_cast<size_t>(kind)]; }
+  size_t limit_slices() const { return limit_slices_; }
+  uint64_t memory_bytes() const { return clock_.size() * slice_bytes_; }
+
+  // A set of slices as they were at one moment. Ends in Write() or Abandon().
+  class Frozen {
+   public:
+    bool empty() const { return entries_.empty(); }
+
+   private:
+    friend class MetadataCache;
+    std::vector<Entry*> entries_;
+  };
+  // All dirty slices of `kind`, no longer dirty. None of them is in another frozen set.
+  Frozen Freeze(MetadataKind kind);
+  // Writes them. On failure they are dirty again.
+  Task<absl::Status> Write(Frozen frozen);
+  // They are dirty again.
+  void Abandon(Frozen frozen);
+
+ private:
+  Task<void> WriteRun(std::span<Entry* const> run, absl::Status* status);
+  void Thaw(const Frozen& frozen, bool written);
+  void MakeRoom();
+  void Erase(Entry* entry);
+  void RemoveFromClock(Entry* entry);
+
+  EventLoop& loop_;
+  File& file_;
+  const Layout layout_;
+  const uint64_t slice_bytes_;
+  const size_t limit_slices_;
+  absl::AnyInvocable<bool(MetadataKind, std::span<const uint8_t>) const> vet_;
+  absl::flat_hash_map<uint64_t, std::unique_ptr<Entry>> entries_;  // By host offset.
+  std::vector<Entry*> clock_;
+  size_t hand_ = 0;
+  size_t dirty_counts_[8] = {};
+};
+
+}  // namespace vireo::qcow2
+
+#endif  // VIREO_STORAGE_QCOW2_METADATA_CACHE_H_

@@ -1,0 +1,107 @@
+#include "storage/qcow2/snapshots.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "base/align.h"
+#include "base/status.h"
+#include "storage/qcow2/format.h"
+
+namespace vireo::qcow2 {
+namespace {
+
+// Reads of the table go through a window, so that one record after the other costs few reads.
+constexpr uint64_t kWindowBytes = 64 << 10;
+
+uint64_t Load64(std::span<const uint8_t> bytes, uint64_t offset) {
+  Be64 value;
+  std::memcpy(&value, bytes.data() + offset, sizeof(value));
+  return value.value();
+}
+
+}  // namespace
+
+absl::Status CheckSnapshotL1(const File& file, const Layout& layout, const Snapshot& snapshot) {
+  const uint64_t bytes = uint64_t{snapshot.l1_entries} * 8;
+  if (bytes > kMaxL1Bytes) {
+    return absl::DataLossError(absl::StrFormat("%s: the L1 table of snapshot %s has %d entries",
+                                               file.name(), snapshot.id, snapshot.l1_entries));
+  }
+  if (layout.offset_in_cluster(snapshot.l1_offset) != 0 || snapshot.l1_offset >= kMaxHostOffset ||
+      (bytes > 0 &&
+       (snapshot.l1_offset < layout.cluster_bytes() || snapshot.l1_offset + bytes > file.size()))) {
+    return absl::DataLossError(absl::StrFormat("%s: the L1 table of snapshot %s is at offset %d",
+                                               file.name(), snapshot.id, snapshot.l1_offset));
+  }
+  return absl::OkStatus();
+}
+
+Task<absl::StatusOr<SnapshotTable>> ReadSnapshotTable(File& file, const Header& header) {
+  SnapshotTable table;
+  if (header.snapshot_count == 0) co_return table;
+  std::vector<uint8_t> window(kWindowBytes);
+  uint64_t at = header.snapshots_offset;
+  uint32_t i = 0;
+  while (i < header.snapshot_count) {
+    // A record has at most 40 + 1024 + 2 * 65535 bytes; its fixed part and extra data come first.
+    if (at >= file.size()) {
+      co_return absl::DataLossError(
+          absl::StrFormat("%s: record %d of the snapshot table, at offset %d, is past the end",
+                          file.name(), i, at));
+    }
+    const iovec part = ToIoVec(std::span<uint8_t>(window));
+    CO_RETURN_IF_ERROR(co_await file.Read(at, IoVecs(&part, 1)));
+    const std::span<const uint8_t> bytes(window);
+    uint64_t next = 0;
+    // As many records as lie whole in the window.
+    while (i < header.snapshot_count) {
+      RawSnapshot raw;
+      if (next + sizeof(raw) > bytes.size()) break;
+      std::memcpy(&raw, bytes.data() + next, sizeof(raw));
+      if (raw.extra_data_bytes > kMaxSnapshotExtraBytes) {
+        co_return absl::DataLossError(
+            absl::StrFormat("%s: record %d of the snapshot table has %d bytes of extra data",
+                            file.name(), i, raw.extra_data_bytes.value()));
+      }
+      const uint64_t extra = next + sizeof(raw);
+      const uint64_t strings = extra + raw.extra_data_bytes;
+      const uint64_t end = strings + raw.id_length + raw.name_length;
+      if (end > bytes.size()) break;
+      Snapshot snapshot = {.l1_offset = raw.l1_table_offset,
+                           .l1_entries = raw.l1_size,
+                           .date_seconds = raw.date_seconds,
+                           .date_nanoseconds = raw.date_nanoseconds,
+                           .guest_clock_ns = raw.guest_clock_ns,
+                           .vm_state_bytes = raw.vm_state_bytes,
+                           .disk_bytes = header.size_bytes};
+      if (raw.extra_data_bytes >= 8) snapshot.vm_state_bytes = Load64(bytes, extra);
+      if (raw.extra_data_bytes >= 16) snapshot.disk_bytes = Load64(bytes, extra + 8);
+      if (raw.extra_data_bytes >= 24) snapshot.instructions = Load64(bytes, extra + 16);
+      const char* const text = reinterpret_cast<const char*>(bytes.data());
+      snapshot.id.assign(text + strings, raw.id_length);
+      snapshot.name.assign(text + strings + raw.id_length, raw.name_length);
+      table.snapshots.push_back(std::move(snapshot));
+      next = AlignUp<uint64_t>(end, 8);
+      ++i;
+      if (next >= bytes.size()) break;
+    }
+    if (next == 0) {
+      if (window.size() > kWindowBytes) {
+        co_return absl::DataLossError(
+            absl::StrFormat("%s: record %d of the snapshot table is too long", file.name(), i));
+      }
+      window.resize(4 * kWindowBytes);
+    }
+    at += next;
+    if (at - header.snapshots_offset > kMaxSnapshotTableBytes) {
+      co_return absl::DataLossError(absl::StrFormat("%s: the snapshot table has more than %d bytes",
+                                                    file.name(), kMaxSnapshotTableBytes));
+    }
+  }
+  table.bytes = at - header.snapshots_offset;
+  co_return table;
+}
+
+}  // namespace vireo::qcow2

@@ -1,0 +1,43 @@
+// The table of internal snapshots, for reading (qcow2 spec, "Snapshots").
+
+#ifndef VIREO_STORAGE_QCOW2_SNAPSHOTS_H_
+#define VIREO_STORAGE_QCOW2_SNAPSHOTS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/async/task.h"
+#include "storage/file.h"
+#include "storage/qcow2/header.h"
+
+namespace vireo::qcow2 {
+
+struct Snapshot {
+  uint64_t l1_offset = 0;
+  uint32_t l1_entries = 0;
+  std::string id;
+  std::string name;
+  uint32_t date_seconds = 0;
+  uint32_t date_nanoseconds = 0;
+  uint64_t guest_clock_ns = 0;
+  uint64_t vm_state_bytes = 0;
+  uint64_t disk_bytes = 0;               // The image's own where the record does not say.
+  uint64_t instructions = ~uint64_t{0};  // All ones = not recorded.
+};
+
+struct SnapshotTable {
+  std::vector<Snapshot> snapshots;
+  uint64_t bytes = 0;  // In the file, from header.snapshots_offset on.
+};
+
+// DATA_LOSS for a table that is damaged or lies past the end of the file.
+Task<absl::StatusOr<SnapshotTable>> ReadSnapshotTable(File& file, const Header& header);
+
+// OK if the snapshot's L1 table can be where it says; DATA_LOSS with the reason otherwise.
+absl::Status CheckSnapshotL1(const File& file, const Layout& layout, const Snapshot& snapshot);
+
+}  // namespace vireo::qcow2
+
+#endif  // VIREO_STORAGE_QCOW2_SNAPSHOTS_H_

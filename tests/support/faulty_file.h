@@ -1,0 +1,119 @@
+// A File in memory whose power can be cut and whose operations can fail.
+//
+// The FaultyMedium records every write with the moments at which it began and ended, and every
+// flush. AfterPowerCut() answers what the medium may hold if the power goes at a moment: what was
+// flushed is there; each of the rest is there, is not, or is torn at sector boundaries.
+
+#ifndef VIREO_TESTS_SUPPORT_FAULTY_FILE_H_
+#define VIREO_TESTS_SUPPORT_FAULTY_FILE_H_
+
+#include <cstdint>
+#include <optional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/async/event_loop.h"
+#include "storage/file.h"
+
+namespace vireo {
+
+class FaultyMedium {
+ public:
+  // `bytes` are durable.
+  FaultyMedium(std::vector<uint8_t> bytes, uint32_t seed)
+      : initial_(bytes), bytes_(std::move(bytes)), random_(seed) {}
+
+  // Moments: each call answers a later one.
+  uint64_t Tick() { return ++now_; }
+  uint64_t now() const { return now_; }
+
+  // The operation after `successes` more fails with `error` (an errno), once. A failed write may
+  // have written some of its sectors.
+  void FailAfter(uint64_t successes, int error) {
+    fail_at_ = operations_ + successes;
+    error_ = error;
+  }
+  bool failed() const { return failed_; }
+  uint64_t operations() const { return operations_; }
+
+  // As the running system sees it.
+  const std::vector<uint8_t>& bytes() const { return bytes_; }
+
+  enum class Loss {
+    kAll,     // Nothing that was not flushed is there.
+    kNone,    // All of it is.
+    kRandom,  // Any of it is, whole.
+    kTorn,    // Any of it is, in any of its sectors.
+  };
+  std::vector<uint8_t> AfterPowerCut(uint64_t moment, Loss loss, std::mt19937& random) const;
+
+ private:
+  friend class FaultyFile;
+
+  static constexpr uint64_t kNever = ~uint64_t{0};
+
+  struct Change {
+    uint64_t began;
+    uint64_t ended = kNever;
+    uint64_t offset = 0;
+    std::vector<uint8_t> bytes;
+    std::optional<uint64_t> new_size;  // Instead of bytes.
+  };
+  struct Flush {
+    uint64_t began;
+    uint64_t ended;
+  };
+
+  static void Apply(const Change& change, std::vector<uint8_t>& bytes);
+  // The sectors of a change that `random` picks, each a change of its own.
+  static std::vector<Change> Tear(const Change& change, std::mt19937& random);
+  // An errno if this operation is the one to fail, else 0.
+  int NextOperation();
+
+  std::vector<uint8_t> initial_;
+  std::vector<uint8_t> bytes_;
+  std::mt19937 random_;
+  uint64_t now_ = 0;
+  uint64_t operations_ = 0;
+  uint64_t fail_at_ = kNever;
+  int error_ = 0;
+  bool failed_ = false;
+  std::vector<Change> changes_;  // In the order in which they began.
+  std::vector<Flush> flushes_;   // In the order in which they ended.
+};
+
+class FaultyFile final : public File {
+ public:
+  // Both outlive the file.
+  FaultyFile(EventLoop& loop, FaultyMedium& medium) : loop_(loop), medium_(medium) {}
+
+  const std::string& name() const override { return name_; }
+  const FileTraits& traits() const override { return traits_; }
+  FileIdentity identity() const override { return {.device = 2, .inode = 1}; }
+  uint64_t size() const override { return medium_.bytes_.size(); }
+  absl::StatusOr<uint64_t> AllocatedBytes() override { return medium_.bytes_.size(); }
+  Task<absl::Status> Read(uint64_t offset, IoVecs dst) override;
+  Task<absl::Status> Write(uint64_t offset, IoVecs src) override;
+  Task<absl::Status> Sync() override;
+  Task<absl::Status> Extend(uint64_t size) override;
+  Task<absl::Status> Truncate(uint64_t size) override;
+  Task<absl::Status> WriteZeroes(uint64_t offset, uint64_t length, bool may_unmap) override;
+  Task<absl::Status> Discard(uint64_t offset, uint64_t length) override;
+  Task<absl::StatusOr<FileExtent>> Extent(uint64_t offset) override;
+  Task<absl::Status> Close() override { co_return absl::OkStatus(); }
+
+ private:
+  // Others get in between.
+  Task<void> Delay();
+  Task<absl::Status> Perform(FaultyMedium::Change change);
+
+  EventLoop& loop_;
+  FaultyMedium& medium_;
+  const std::string name_ = "faulty";
+  const FileTraits traits_;
+};
+
+}  // namespace vireo
+
+#endif  // VIREO_TESTS_SUPPORT_FAULTY_FILE_H_

@@ -1,0 +1,137 @@
+#include "vmm/kvm_interrupts.h"
+
+#include <optional>
+#include <utility>
+
+#include "base/log.h"
+#include "base/status.h"
+
+namespace vireo {
+namespace {
+
+constexpr uint32_t kInputs = 24;    // Of the I/O APIC.
+constexpr uint32_t kMaxGsi = 4096;  // KVM_MAX_IRQ_ROUTES.
+
+}  // namespace
+
+class KvmInterrupts::Line final : public InterruptLine {
+ public:
+  Line(KvmInterrupts& owner, uint32_t gsi)
+      : owner_(owner), gsi_(gsi), input_(*owner.inputs_[gsi]) {}
+  ~Line() override { Deassert(); }
+
+  void Assert() override {
+    MutexLock lock(input_.mutex);
+    if (std::exchange(asserted_, true)) return;
+    if (++input_.asserted == 1) Report(owner_.vm_.RaiseIrqLine(gsi_));
+  }
+
+  void Deassert() override {
+    MutexLock lock(input_.mutex);
+    if (!std::exchange(asserted_, false)) return;
+    if (--input_.asserted == 0) Report(owner_.vm_.LowerIrqLine(gsi_));
+  }
+
+ private:
+  void Report(const absl::Status& status) {
+    if (!status.ok()) LogError("interrupt line %d: %s", gsi_, status.message());
+  }
+
+  KvmInterrupts& owner_;
+  const uint32_t gsi_;
+  Input& input_;
+  bool asserted_ = false;  // Under input_.mutex.
+};
+
+class KvmInterrupts::Sink final : public MsiSink {
+ public:
+  struct Vector {
+    EventFd event;
+    std::optional<uint32_t> gsi;  // Set while an irqfd is assigned. Under owner_.mutex_.
+  };
+
+  Sink(KvmInterrupts& owner, std::vector<Vector> vectors)
+      : owner_(owner), vectors_(std::move(vectors)) {}
+
+  ~Sink() override {
+    for (uint16_t i = 0; i < vectors_.size(); ++i) Clear(i);
+  }
+
+  uint16_t vectors() const override { return static_cast<uint16_t>(vectors_.size()); }
+
+  absl::Status Program(uint16_t vector, const MsiMessage& message) override {
+    MutexLock lock(owner_.mutex_);
+    Vector& v = vectors_[vector];
+    const kvm::MsiTarget target = {.address = message.address, .data = message.data};
+    if (v.gsi.has_value()) {
+      kvm::MsiTarget& now = owner_.messages_[*v.gsi];
+      if (now == target) return absl::OkStatus();
+      now = target;
+      return owner_.CommitRoutes();
+    }
+    ASSIGN_OR_RETURN(const uint64_t gsi, owner_.gsis_.Allocate(1, 1));
+    owner_.messages_[static_cast<uint32_t>(gsi)] = target;
+    absl::Status status = owner_.CommitRoutes();
+    if (status.ok()) status = owner_.vm_.AssignIrqFd(static_cast<uint32_t>(gsi), v.event);
+    if (!status.ok()) {
+      owner_.messages_.erase(static_cast<uint32_t>(gsi));
+      owner_.gsis_.Free(gsi);
+      return status;
+    }
+    v.gsi = static_cast<uint32_t>(gsi);
+    return absl::OkStatus();
+  }
+
+  void Clear(uint16_t vector) override {
+    MutexLock lock(owner_.mutex_);
+    Vector& v = vectors_[vector];
+    if (!v.gsi.has_value()) return;
+    absl::Status status = owner_.vm_.DeassignIrqFd(*v.gsi, v.event);
+    owner_.messages_.erase(*v.gsi);
+    owner_.gsis_.Free(*v.gsi);
+    v.gsi.reset();
+    status.Update(owner_.CommitRoutes());
+    if (!status.ok()) LogError("MSI vector %d: %s", vector, status.message());
+    v.event.Drain();  // What was signalled and not delivered is not for the next route.
+  }
+
+  void Signal(uint16_t vector) override { vectors_[vector].event.Signal(); }
+
+ private:
+  KvmInterrupts& owner_;
+  std::vector<Vector> vectors_;
+};
+
+KvmInterrupts::KvmInterrupts(kvm::Vm& vm)
+    : vm_(vm), gsis_("GSIs for MSI", kInputs, kMaxGsi - kInputs) {
+  for (uint32_t i = 0; i < kInputs; ++i) inputs_.push_back(std::make_unique<Input>());
+}
+
+absl::StatusOr<std::unique_ptr<KvmInterrupts>> KvmInterrupts::Create(kvm::Vm& vm) {
+  std::unique_ptr<KvmInterrupts> interrupts(new KvmInterrupts(vm));
+  MutexLock lock(interrupts->mutex_);
+  RETURN_IF_ERROR(interrupts->CommitRoutes());
+  return interrupts;
+}
+
+std::unique_ptr<InterruptLine> KvmInterrupts::MakeLine(uint32_t gsi) {
+  return std::make_unique<Line>(*this, gsi);
+}
+
+absl::StatusOr<std::unique_ptr<MsiSink>> KvmInterrupts::MakeMsiSink(uint16_t vectors) {
+  std::vector<Sink::Vector> made;
+  made.reserve(vectors);
+  for (uint16_t i = 0; i < vectors; ++i) {
+    ASSIGN_OR_RETURN(EventFd event, EventFd::Create());
+    made.push_back({std::move(event), std::nullopt});
+  }
+  return std::make_unique<Sink>(*this, std::move(made));
+}
+
+absl::Status KvmInterrupts::CommitRoutes() {
+  std::vector<kvm::GsiRoute> routes = kvm::PcIrqchipRoutes();
+  for (const auto& [gsi, message] : messages_) routes.push_back({gsi, message});
+  return vm_.SetGsiRoutes(routes);
+}
+
+}  // namespace vireo

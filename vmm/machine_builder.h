@@ -1,0 +1,67 @@
+// The steps of Machine::Build: machine_build.cc has the order and the machine's own parts,
+// platform_build.cc the PC around them, disk_attach.cc and nic_attach.cc one kind of device each.
+// Private to vmm/.
+#ifndef VIREO_VMM_MACHINE_BUILDER_H_
+#define VIREO_VMM_MACHINE_BUILDER_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/async/task.h"
+#include "devices/virtio/device.h"
+#include "storage/file.h"
+#include "vmm/machine.h"
+
+namespace vireo {
+
+class MachineBuilder {
+ public:
+  // `machine` is empty and outlives the builder.
+  MachineBuilder(Machine& machine, std::string kvm_path)
+      : m_(machine), kvm_path_(std::move(kvm_path)) {}
+
+  Task<absl::Status> BuildAll();
+
+ private:
+  struct NewFunction {
+    std::string id;
+    std::string kind;
+    std::unique_ptr<virtio::VirtioDevice> device;
+    LoopThread* loop = nullptr;
+    std::optional<uint8_t> slot;
+  };
+
+  absl::Status OpenBootFiles();
+  absl::Status OpenKvm();
+  absl::Status MakeProcessorTemplate();
+  absl::Status MakeVmAndMemory();
+  absl::Status MakePlatform();
+  absl::Status ReserveSlots();
+  Task<absl::Status> AttachDisk(size_t index);
+  Task<absl::Status> OpenDisk(EventLoop& loop, const DiskConfig& config,
+                              std::unique_ptr<BlockBackend>* backend);
+  Task<absl::Status> AttachNic(size_t index);
+  absl::Status AttachRng();
+  absl::Status AddFunction(NewFunction function);
+  absl::Status MakeVcpus();
+
+  absl::StatusOr<LoopThread*> Loop(const std::string& name);
+  InterruptLine& Line(uint32_t gsi);
+  absl::StatusOr<uint8_t> TakeSlot(std::optional<uint8_t> wanted);
+
+  Machine& m_;
+  const std::string kvm_path_;
+  std::set<uint8_t> used_slots_;
+  std::vector<std::pair<FileIdentity, std::string>> image_files_;  // And the disk that each is.
+};
+
+}  // namespace vireo
+
+#endif  // VIREO_VMM_MACHINE_BUILDER_H_

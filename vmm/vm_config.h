@@ -1,0 +1,119 @@
+// What a virtual machine is made of, as plain structs: the one form that the command line, the
+// configuration file and the API are turned into. Nothing below vmm/ sees this header. A VmConfig
+// is validated once, by Validate(); everything after that may rely on the ranges given here.
+#ifndef VIREO_VMM_VM_CONFIG_H_
+#define VIREO_VMM_VM_CONFIG_H_
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace vireo {
+
+inline constexpr uint32_t kMaxCpus = 64;
+inline constexpr uint64_t kMinMemoryBytes = uint64_t{32} << 20;
+inline constexpr uint64_t kMaxMemoryBytes = uint64_t{4} << 40;
+inline constexpr char kMachineVersion[] = "vireo-1";
+
+enum class MemoryBacking { kPrivate, kShared, kHugepages };
+enum class DiskFormat { kUnspecified, kRaw, kQcow2 };
+enum class OnCrash { kReset, kStop, kPause };
+enum class ConsoleMode { kNone, kStdio, kFile, kBuffer };
+
+struct CpuConfig {
+  uint32_t boot = 1;                      // vCPUs present at boot, 1..kMaxCpus.
+  uint32_t max = 0;                       // Most there may ever be; 0 means `boot`.
+  std::string model = "host";             // host, x86-64-v2 or x86-64-v3.
+  std::vector<std::string> add_features;  // Linux names as in /proc/cpuinfo.
+  std::vector<std::string> remove_features;
+
+  bool operator==(const CpuConfig&) const = default;
+};
+
+struct MemoryConfig {
+  uint64_t size_bytes = uint64_t{256} << 20;  // A multiple of 2 MiB.
+  uint64_t max_bytes = 0;                     // Most there may ever be; 0 means `size_bytes`.
+  MemoryBacking backing = MemoryBacking::kPrivate;
+
+  bool operator==(const MemoryConfig&) const = default;
+};
+
+struct BootConfig {
+  std::string kernel;   // Path or fd:N of a bzImage or a PVH ELF. Required.
+  std::string initrd;   // Optional.
+  std::string cmdline;  // Passed as it is.
+
+  bool operator==(const BootConfig&) const = default;
+};
+
+struct DiskConfig {
+  std::string id;    // Unique among the devices; empty: "disk0", "disk1", ...
+  std::string path;  // Path or fd:N.
+  DiskFormat format = DiskFormat::kUnspecified;  // Never guessed: kUnspecified is refused.
+  bool read_only = false;
+  bool direct = false;          // O_DIRECT instead of the page cache.
+  bool write_cache = true;      // False: each write is durable before it is reported.
+  std::string serial;           // At most 20 bytes; empty: `id`.
+  std::string loop;             // Name of the io loop that serves it; empty: the default one.
+  std::optional<uint8_t> slot;  // PCI slot on bus 0, 1..30; none: the next free one.
+
+  bool operator==(const DiskConfig&) const = default;
+};
+
+struct NicConfig {
+  std::string id;         // Empty: "nic0", "nic1", ...
+  std::string tap;        // Interface to make, at most 15 bytes; empty when `fd` is set.
+  std::string bridge;     // Bridge to join; empty: none.
+  std::optional<int> fd;  // An already open tap instead.
+  std::optional<std::array<uint8_t, 6>> mac;  // None: derived from the VM's uuid and the index.
+  uint16_t mtu = 0;                           // 68..65535; 0: the bridge's, else 1500.
+  bool link_up = true;
+  std::string loop;
+  std::optional<uint8_t> slot;
+
+  bool operator==(const NicConfig&) const = default;
+};
+
+struct ConsoleConfig {
+  ConsoleMode mode = ConsoleMode::kBuffer;  // Every mode keeps the ring buffer and serves the API.
+  std::string path;                         // For kFile.
+  uint32_t history_bytes = 256 << 10;       // 4 KiB..16 MiB of serial output kept for late readers.
+
+  bool operator==(const ConsoleConfig&) const = default;
+};
+
+struct VmConfig {
+  std::string name;  // For people and logs; empty: the uuid.
+  std::string uuid;  // 8-4-4-4-12 hexadecimal; empty: made up at Create.
+  std::string machine = kMachineVersion;
+  CpuConfig cpus;
+  MemoryConfig memory;
+  BootConfig boot;
+  std::vector<DiskConfig> disks;
+  std::vector<NicConfig> nics;
+  ConsoleConfig console;
+  bool rng = true;
+  OnCrash on_crash = OnCrash::kReset;
+  std::vector<std::string>
+      allowed_directories;                // Where configured paths may lead; empty: anywhere.
+  uint32_t shutdown_timeout_ms = 90'000;  // How long an ACPI shutdown by SIGTERM may take.
+
+  bool operator==(const VmConfig&) const = default;
+};
+
+// Fills what may be left out (ids, serials, max values, uuid, MAC addresses). Call before
+// Validate().
+void Complete(VmConfig* config);
+
+// INVALID_ARGUMENT with the field, what it is and what would be right, e.g.
+// "disks[1].format: not stated; use raw or qcow2 (an image's format is never guessed)".
+// UNIMPLEMENTED for what is valid but beyond this machine version.
+absl::Status Validate(const VmConfig& config);
+
+}  // namespace vireo
+
+#endif  // VIREO_VMM_VM_CONFIG_H_

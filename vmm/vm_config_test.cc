@@ -1,0 +1,119 @@
+#include "vmm/vm_config.h"
+
+#include <functional>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace vireo {
+namespace {
+
+using ::testing::HasSubstr;
+
+VmConfig Good() {
+  VmConfig config;
+  config.uuid = "12345678-1234-4234-8234-123456789abc";
+  config.boot.kernel = "/boot/vmlinuz";
+  config.disks.push_back({.path = "/a.qcow2", .format = DiskFormat::kQcow2});
+  config.nics.push_back({.tap = "vnet0", .bridge = "br0"});
+  Complete(&config);
+  return config;
+}
+
+TEST(VmConfigTest, ACompletedMinimalConfigIsValid) {
+  VmConfig config;
+  config.boot.kernel = "k";
+  Complete(&config);
+  EXPECT_TRUE(Validate(config).ok()) << Validate(config);
+  EXPECT_EQ(config.name, config.uuid);
+  EXPECT_EQ(config.cpus.max, 1u);
+}
+
+TEST(VmConfigTest, CompleteNamesDevicesAndDerivesAStableMac) {
+  const VmConfig first = Good();
+  const VmConfig second = Good();
+  EXPECT_EQ(first.disks[0].id, "disk0");
+  EXPECT_EQ(first.disks[0].serial, "disk0");
+  EXPECT_EQ(first.nics[0].id, "nic0");
+  ASSERT_TRUE(first.nics[0].mac.has_value());
+  EXPECT_EQ(*first.nics[0].mac, *second.nics[0].mac);
+  EXPECT_EQ((*first.nics[0].mac)[0] & 3, 2) << "unicast and locally administered";
+}
+
+TEST(VmConfigTest, CompleteMakesDifferentUuids) {
+  VmConfig a, b;
+  Complete(&a);
+  Complete(&b);
+  EXPECT_NE(a.uuid, b.uuid);
+}
+
+struct BadConfig {
+  std::string name;
+  std::function<void(VmConfig&)> spoil;
+  std::string want;
+};
+
+class BadConfigTest : public testing::TestWithParam<BadConfig> {};
+
+TEST_P(BadConfigTest, IsRefusedNamingTheField) {
+  VmConfig config = Good();
+  GetParam().spoil(config);
+  const absl::Status status = Validate(config);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(GetParam().want));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, BadConfigTest,
+    testing::Values(
+        BadConfig{"Uuid", [](VmConfig& c) { c.uuid = "x"; }, "uuid: \"x\""},
+        BadConfig{"Machine", [](VmConfig& c) { c.machine = "pc"; },
+                  "machine: unknown machine \"pc\""},
+        BadConfig{"NoCpu", [](VmConfig& c) { c.cpus.boot = 0; }, "cpus.boot: 0 vCPUs"},
+        BadConfig{"TooManyCpus", [](VmConfig& c) { c.cpus.boot = c.cpus.max = 65; },
+                  "cpus.boot: 65"},
+        BadConfig{"MaxBelowBoot", [](VmConfig& c) { c.cpus.boot = 4; }, "cpus.max: 1"},
+        BadConfig{"Model", [](VmConfig& c) { c.cpus.model = "epyc"; },
+                  "cpus.model: unknown model \"epyc\""},
+        BadConfig{"FeatureBothWays",
+                  [](VmConfig& c) { c.cpus.add_features = c.cpus.remove_features = {"avx2"}; },
+                  "avx2"},
+        BadConfig{"LittleMemory", [](VmConfig& c) { c.memory.size_bytes = 1 << 20; },
+                  "memory.size"},
+        BadConfig{"OddMemory", [](VmConfig& c) { c.memory.size_bytes += 4096; }, "memory.size"},
+        BadConfig{"HugeMemory",
+                  [](VmConfig& c) { c.memory.size_bytes = c.memory.max_bytes = uint64_t{1} << 50; },
+                  "memory.size"},
+        BadConfig{"MaxMemory", [](VmConfig& c) { c.memory.max_bytes = 64 << 20; }, "memory.max"},
+        BadConfig{"NoKernel", [](VmConfig& c) { c.boot.kernel.clear(); }, "boot.kernel: missing"},
+        BadConfig{"NoFormat", [](VmConfig& c) { c.disks[0].format = DiskFormat::kUnspecified; },
+                  "disks[0].format: not stated for /a.qcow2"},
+        BadConfig{"SameDiskTwice",
+                  [](VmConfig& c) {
+                    c.disks.push_back(c.disks[0]);
+                    c.disks[1].id = "other";
+                  },
+                  "disks[1].path: /a.qcow2 is disks[0] already"},
+        BadConfig{"SameIdTwice", [](VmConfig& c) { c.nics[0].id = "disk0"; },
+                  "nics[0].id: \"disk0\""},
+        BadConfig{"Serial", [](VmConfig& c) { c.disks[0].serial = std::string(21, 's'); },
+                  "disks[0].serial"},
+        BadConfig{"Slot", [](VmConfig& c) { c.disks[0].slot = 31; }, "disks[0].slot: 31"},
+        BadConfig{"SlotTwice", [](VmConfig& c) { c.disks[0].slot = c.nics[0].slot = 4; },
+                  "nics[0].slot: 4"},
+        BadConfig{"LongTap", [](VmConfig& c) { c.nics[0].tap = "a-name-too-long-"; },
+                  "nics[0].tap"},
+        BadConfig{"TapName", [](VmConfig& c) { c.nics[0].tap = "a/b"; }, "nics[0].tap"},
+        BadConfig{"FdAndTap", [](VmConfig& c) { c.nics[0].fd = 5; }, "nics[0]: fd excludes tap"},
+        BadConfig{"Multicast", [](VmConfig& c) { c.nics[0].mac = {1, 0, 0, 0, 0, 1}; },
+                  "nics[0].mac"},
+        BadConfig{"Mtu", [](VmConfig& c) { c.nics[0].mtu = 60; }, "nics[0].mtu: 60"},
+        BadConfig{"ConsoleFile", [](VmConfig& c) { c.console.mode = ConsoleMode::kFile; },
+                  "console.path"},
+        BadConfig{"History", [](VmConfig& c) { c.console.history_bytes = 1; },
+                  "console.history_bytes"}),
+    [](const testing::TestParamInfo<BadConfig>& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace vireo
