@@ -102,22 +102,22 @@ absl::StatusOr<HostFile::Opened> HostFile::OpenNow(Opener& opener, const Options
 Task<absl::StatusOr<std::unique_ptr<File>>> HostFile::Open(EventLoop& loop, Opener& opener,
                                                            Options options) {
   Opener* const opener_pointer = &opener;
-  const std::string path = options.path;
   auto open_now = [opener_pointer, options]() { return OpenNow(*opener_pointer, options); };
   auto opening = loop.OffloadBlocking(std::move(open_now));
   absl::StatusOr<Opened> opened = co_await std::move(opening);
   CO_RETURN_IF_ERROR(opened.status());
-  std::unique_ptr<File> file(new HostFile(loop, path, *std::move(opened)));
+  std::unique_ptr<File> file(new HostFile(loop, options, *std::move(opened)));
   co_return file;
 }
 
-HostFile::HostFile(EventLoop& loop, std::string path, Opened opened)
+HostFile::HostFile(EventLoop& loop, const Options& options, Opened opened)
     : loop_(loop),
-      path_(std::move(path)),
+      path_(options.path),
       fd_owner_(std::move(opened.fd)),
       fd_(fd_owner_.get()),
       identity_(opened.identity),
       block_device_(opened.block_device),
+      no_flush_(options.no_flush),
       memory_alignment_(opened.memory_alignment),
       offset_alignment_(opened.offset_alignment),
       size_(opened.size) {
@@ -249,6 +249,7 @@ Task<absl::Status> HostFile::Write(uint64_t offset, IoVecs src) {
 }
 
 Task<absl::Status> HostFile::Sync() {
+  if (no_flush_) co_return absl::OkStatus();
   const absl::Status status = co_await loop_.SyncData(fd_);
   if (!status.ok()) co_return Annotate(status, absl::StrFormat("%s: fdatasync", path_));
   co_return status;

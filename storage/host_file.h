@@ -30,6 +30,8 @@ class HostFile final : public File {
     std::string path;
     bool read_only = false;
     bool direct = false;  // O_DIRECT.
+    bool no_flush =
+        false;            // Sync() does nothing: what is written may be lost with the host's power.
     bool create = false;  // Makes the file if there is none, mode 0644 before umask.
     LockMode lock = LockMode::kNone;
   };
@@ -67,7 +69,7 @@ class HostFile final : public File {
     uint32_t offset_alignment = 1;  // Of offsets and lengths.
   };
 
-  HostFile(EventLoop& loop, std::string path, Opened opened);
+  HostFile(EventLoop& loop, const Options& options, Opened opened);
 
   static absl::StatusOr<Opened> OpenNow(Opener& opener, const Options& options);
   static absl::Status FindAlignment(Opened& opened, const std::string& path);
@@ -87,6 +89,7 @@ class HostFile final : public File {
   const int fd_;
   const FileIdentity identity_;
   const bool block_device_;
+  const bool no_flush_;
   const uint32_t memory_alignment_;
   const uint32_t offset_alignment_;
   FileTraits traits_;

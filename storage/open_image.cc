@@ -102,6 +102,7 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenImage(EventLoop& loop, O
     HostFile::Options file_options = {.path = next.path,
                                       .read_only = read_only,
                                       .direct = options.direct,
+                                      .no_flush = options.no_flush,
                                       .lock = !options.lock ? LockMode::kNone
                                               : read_only   ? LockMode::kShared
                                                             : LockMode::kExclusive};
@@ -123,7 +124,7 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenImage(EventLoop& loop, O
     absl::StatusOr<qcow2::Header> header = co_await qcow2::ReadHeader(*layer.file, access);
     CO_RETURN_IF_ERROR(header.status());
     layer.header = *std::move(header);
-    if (!layer.header.backing_file.has_value()) break;
+    if (options.no_backing || !layer.header.backing_file.has_value()) break;
     if (layers.size() == kMaxLayers) {
       co_return absl::InvalidArgumentError(absl::StrFormat(
           "%s: its chain of backing files is longer than %d", options.path, kMaxLayers));

@@ -32,8 +32,10 @@ struct ImageOptions {
   std::string path;
   ImageFormat format = ImageFormat::kRaw;
   bool read_only = false;
-  bool direct = false;  // O_DIRECT, for the whole chain.
-  bool lock = true;     // False: others are neither refused nor respected.
+  bool direct = false;      // O_DIRECT, for the whole chain.
+  bool no_flush = false;    // Nothing is made durable.
+  bool no_backing = false;  // The image alone: what its backing file holds reads as zeros.
+  bool lock = true;         // False: others are neither refused nor respected.
   // Of a backing file whose image does not state it; without it such an image is refused.
   std::optional<ImageFormat> backing_format;
   uint64_t cache_bytes = uint64_t{32} << 20;  // For the metadata of each layer, at most.

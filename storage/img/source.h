@@ -1,0 +1,55 @@
+// How a verb opens an image that its command line names. Texts of errors are those of qemu-img.
+//
+// The format of the file that was named is stated (-f), or looked for in its first bytes where
+// qemu-img does so; that of a backing file is never looked for.
+
+#ifndef VIREO_STORAGE_IMG_SOURCE_H_
+#define VIREO_STORAGE_IMG_SOURCE_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "base/async/event_loop.h"
+#include "base/async/task.h"
+#include "base/opener.h"
+#include "storage/block_backend.h"
+#include "storage/open_image.h"
+#include "storage/qcow2/image.h"
+
+namespace vireo::img {
+
+// The names of -t and -T.
+struct CacheMode {
+  bool direct = false;        // O_DIRECT.
+  bool no_flush = false;      // Nothing is made durable.
+  bool writethrough = false;  // Each write is made durable before it ends.
+};
+
+// "none", "off", "directsync", "writeback", "unsafe" or "writethrough"; nothing for another.
+std::optional<CacheMode> ParseCacheMode(const std::string& name);
+
+struct SourceOptions {
+  std::string name;                   // A file name, or options if image_opts.
+  std::optional<std::string> format;  // -f; without it the first bytes tell.
+  bool image_opts = false;            // --image-opts
+  bool read_only = true;
+  bool share = false;       // -U: no lock is taken and none respected.
+  bool no_backing = false;  // The backing file is not opened.
+  CacheMode cache;
+};
+
+struct Source {
+  std::string name;  // As the command line has it.
+  ImageFormat format = ImageFormat::kRaw;
+  std::unique_ptr<BlockBackend> disk;  // To be closed, whatever happens.
+  qcow2::Image* image = nullptr;       // Inside `disk`, when that is a QCOW2 image.
+};
+
+// The message of an error is all that there is to print: "Could not open 'NAME': WHY".
+Task<absl::StatusOr<Source>> OpenSource(EventLoop& loop, Opener& opener, SourceOptions options);
+
+}  // namespace vireo::img
+
+#endif  // VIREO_STORAGE_IMG_SOURCE_H_
