@@ -144,8 +144,9 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenImage(EventLoop& loop, O
     }
     qcow2::Image::Options image_options = {.read_only = read_only,
                                            .cache_bytes = options.cache_bytes};
-    absl::StatusOr<std::unique_ptr<BlockBackend>> image = co_await qcow2::Image::Open(
-        loop, std::move(layer.file), std::move(layer.header), std::move(disk), image_options);
+    qcow2::Image::Parts parts = {.file = std::move(layer.file), .backing = std::move(disk)};
+    absl::StatusOr<std::unique_ptr<BlockBackend>> image =
+        co_await qcow2::Image::Open(loop, std::move(layer.header), std::move(parts), image_options);
     CO_RETURN_IF_ERROR(image.status());
     disk = *std::move(image);
   }

@@ -8,14 +8,17 @@
 
 #include "absl/status/status.h"
 #include "base/async/task.h"
+#include "base/status.h"
 #include "storage/file.h"
 
 namespace vireo::qcow2 {
 
 class Barrier {
  public:
-  // `file` outlives the barrier.
-  explicit Barrier(File& file) : file_(file) {}
+  // `file` holds the metadata, `data` the guest's data; both outlive the barrier. They may be one
+  // file, or lead to one.
+  Barrier(File& file, File& data)
+      : file_(file), data_(data), apart_(file.identity() != data.identity()) {}
 
   // Not OK once a flush has failed.
   const absl::Status& status() const { return status_; }
@@ -27,6 +30,11 @@ class Barrier {
 
   Task<absl::Status> Sync() {
     if (!status_.ok()) co_return status_;
+    if (apart_) {
+      const absl::Status data_synced = co_await data_.Sync();
+      if (!data_synced.ok()) Fail(data_synced);
+      CO_RETURN_IF_ERROR(data_synced);
+    }
     const absl::Status synced = co_await file_.Sync();
     if (!synced.ok()) Fail(synced);
     co_return synced;
@@ -34,6 +42,8 @@ class Barrier {
 
  private:
   File& file_;
+  File& data_;
+  const bool apart_;
   absl::Status status_;
 };
 

@@ -6,6 +6,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
+#include <vector>
 
 #include "base/endian.h"
 
@@ -125,6 +127,17 @@ inline constexpr uint64_t kL1ReservedMask = 0x7f000000000001ff;
 inline constexpr uint64_t kL2ReservedMask = 0x3f000000000001fe;
 inline constexpr uint64_t kRefcountTableOffsetMask = 0xfffffffffffffe00;
 inline constexpr uint64_t kMaxHostOffset = uint64_t{1} << 56;
+
+// As they stand in a header or table.
+inline std::vector<uint8_t> BytesOf64(std::initializer_list<uint64_t> values) {
+  std::vector<uint8_t> bytes;
+  for (const uint64_t value : values) {
+    const Be64 wire(value);
+    const auto* const at = reinterpret_cast<const uint8_t*>(&wire);
+    bytes.insert(bytes.end(), at, at + sizeof(wire));
+  }
+  return bytes;
+}
 
 // Limits that QEMU keeps: an image beyond them is one that nobody else opens.
 inline constexpr uint32_t kMinClusterBits = 9;

@@ -56,12 +56,18 @@ class Image final : public BlockBackend {
     absl::Duration commit_age = absl::Seconds(2);
   };
 
-  // `header` is the file's, read for the access that `options` asks for. `backing` may be null. A
-  // writable image that was not closed cleanly is repaired first. DATA_LOSS if the image
-  // contradicts itself.
-  static Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> Open(
-      EventLoop& loop, std::unique_ptr<File> file, Header header,
-      std::unique_ptr<BlockBackend> backing, Options options);
+  struct Parts {
+    std::unique_ptr<File> file;
+    // Where guest data lives: an external data file, or a decorator of `file`, which outlives it
+    // and which its Close() leaves open. Null: in `file` itself.
+    std::unique_ptr<File> data;
+    std::unique_ptr<BlockBackend> backing;  // May be null.
+  };
+
+  // `header` is the file's, read for the access that `options` asks for. A writable image that was
+  // not closed cleanly is repaired first. DATA_LOSS if the image contradicts itself.
+  static Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> Open(EventLoop& loop, Header header,
+                                                                  Parts parts, Options options);
 
   const Geometry& geometry() const override { return geometry_; }
   Task<absl::Status> Read(uint64_t offset, IoVecs dst) override;
@@ -82,8 +88,7 @@ class Image final : public BlockBackend {
   struct Round;
   enum class Change { kDiscard, kZero, kZeroAndUnmap };
 
-  Image(EventLoop& loop, std::unique_ptr<File> file, Header header,
-        std::unique_ptr<BlockBackend> backing, const Options& options);
+  Image(EventLoop& loop, Header header, Parts parts, const Options& options);
   Task<absl::Status> Load();
   Task<absl::Status> LoadSnapshots();
 
@@ -139,7 +144,9 @@ class Image final : public BlockBackend {
   Task<absl::Status> RunCommit();
 
   EventLoop& loop_;
-  const std::unique_ptr<File> file_;
+  const std::unique_ptr<File> file_;  // Metadata and compressed clusters.
+  const std::unique_ptr<File> owned_data_;
+  File& data_;  // Guest data: *owned_data_, or *file_ too.
   const std::unique_ptr<BlockBackend> backing_;
   Header header_;
   const Layout layout_;

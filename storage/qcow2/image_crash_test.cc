@@ -198,15 +198,15 @@ class Scenario {
     const Access access = read_only ? Access::kReadOnly : Access::kReadWrite;
     absl::StatusOr<Header> header = co_await ReadHeader(*file, access);
     CO_RETURN_IF_ERROR(header.status());
-    std::unique_ptr<BlockBackend> backing;
+    Image::Parts parts = {.file = std::move(file)};
     if (case_.backing_bytes > 0) {
-      backing = std::make_unique<RawFile>(std::make_unique<MemoryFile>(*loop_, backing_),
-                                          RawFile::Options{.read_only = true});
+      parts.backing = std::make_unique<RawFile>(std::make_unique<MemoryFile>(*loop_, backing_),
+                                                RawFile::Options{.read_only = true});
     }
     Image::Options options = {
         .read_only = read_only, .cache_bytes = 64 << 10, .commit_age = absl::InfiniteDuration()};
-    absl::StatusOr<std::unique_ptr<BlockBackend>> image = co_await Image::Open(
-        *loop_, std::move(file), *std::move(header), std::move(backing), options);
+    absl::StatusOr<std::unique_ptr<BlockBackend>> image =
+        co_await Image::Open(*loop_, *std::move(header), std::move(parts), options);
     co_return image;
   }
   absl::StatusOr<std::unique_ptr<BlockBackend>> Open(std::unique_ptr<File> file, bool read_only) {

@@ -107,8 +107,8 @@ class Qcow2Disk {
     absl::StatusOr<Header> header =
         co_await ReadHeader(*file, options.read_only ? Access::kReadOnly : Access::kReadWrite);
     CO_RETURN_IF_ERROR(header.status());
-    auto image = co_await Image::Open(*loop_, std::move(file), *std::move(header),
-                                      std::move(backing), options);
+    Image::Parts parts = {.file = std::move(file), .backing = std::move(backing)};
+    auto image = co_await Image::Open(*loop_, *std::move(header), std::move(parts), options);
     co_return image;
   }
 

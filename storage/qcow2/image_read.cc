@@ -1,0 +1,112 @@
+// Reading, and what stores a range.
+
+#include <algorithm>
+
+#include "base/status.h"
+#include "storage/qcow2/image.h"
+#include "storage/request_check.h"
+
+namespace vireo::qcow2 {
+
+Task<absl::Status> Image::Read(uint64_t offset, IoVecs dst) {
+  const InFlight::Operation operation(in_flight_);
+  const uint64_t length = TotalSize(dst);
+  CO_RETURN_IF_ERROR(CheckRequest(file_->name(), geometry_, offset, length));
+  if (length == 0) co_return absl::OkStatus();
+  const absl::Status status = co_await ReadBytes(offset, dst);
+  co_return status;
+}
+
+Task<absl::Status> Image::ReadBytes(uint64_t offset, IoVecs dst) {
+  const uint64_t length = TotalSize(dst);
+  CO_ASSIGN_OR_RETURN(MappedRun run, co_await map_.Lookup(offset, length));
+  if (run.length == length) {
+    const absl::Status status = co_await ReadRun(run, offset, dst);
+    co_return status;
+  }
+  // All pieces are under way at once.
+  absl::Status status;
+  TaskScope pieces(loop_);
+  uint64_t done = 0;
+  while (true) {
+    pieces.Spawn(ReadPiece(run, offset + done, Slice(dst, done, run.length), &status));
+    done += run.length;
+    if (done == length) break;
+    const absl::StatusOr<MappedRun> next = co_await map_.Lookup(offset + done, length - done);
+    if (!next.ok()) {
+      status = next.status();
+      break;
+    }
+    run = *next;
+  }
+  co_await pieces.Join();
+  co_return status;
+}
+
+Task<void> Image::ReadPiece(MappedRun run, uint64_t offset, IoVecList dst, absl::Status* status) {
+  const absl::Status read = co_await ReadRun(run, offset, dst);
+  if (!read.ok()) *status = read;
+}
+
+Task<absl::Status> Image::ReadRun(MappedRun run, uint64_t offset, IoVecs dst) {
+  if (const auto* allocated = std::get_if<Allocated>(&run.mapping)) {
+    const absl::Status status = co_await data_.Read(allocated->host_offset, dst);
+    co_return status;
+  }
+  if (std::holds_alternative<Unallocated>(run.mapping)) {
+    const absl::Status status = co_await ReadBacking(offset, dst);
+    co_return status;
+  }
+  if (const auto* compressed = std::get_if<Compressed>(&run.mapping)) {
+    CO_ASSIGN_OR_RETURN(const CompressedClusters::Cluster cluster,
+                        co_await compressed_.Get(*compressed));
+    CopyToIoVecs(std::span(*cluster).subspan(layout_.offset_in_cluster(offset)), dst);
+    co_return absl::OkStatus();
+  }
+  if (const auto* invalid = std::get_if<Invalid>(&run.mapping)) {
+    const absl::Status status = co_await OnInvalid(offset, *invalid);
+    co_return status;
+  }
+  FillIoVecs(dst, 0);
+  co_return absl::OkStatus();
+}
+
+Task<absl::Status> Image::ReadBacking(uint64_t offset, IoVecs dst) {
+  const uint64_t length = TotalSize(dst);
+  // What a longer backing file holds behind our end is invisible, also to clusters that reach
+  // there.
+  const uint64_t end =
+      backing_ == nullptr ? 0 : std::min(backing_->geometry().size_bytes, geometry_.size_bytes);
+  const uint64_t stored = offset < end ? std::min(length, end - offset) : 0;
+  if (stored == length) {
+    const absl::Status status = co_await backing_->Read(offset, dst);
+    co_return status;
+  }
+  const IoVecList rest = Slice(dst, stored, length - stored);
+  FillIoVecs(rest, 0);
+  if (stored == 0) co_return absl::OkStatus();
+  const IoVecList first = Slice(dst, 0, stored);
+  const absl::Status status = co_await backing_->Read(offset, first);
+  co_return status;
+}
+
+Task<absl::StatusOr<RangeStatus>> Image::Status(uint64_t offset, uint64_t length) {
+  const InFlight::Operation operation(in_flight_);
+  CO_RETURN_IF_ERROR(CheckRequest(file_->name(), geometry_, offset, length));
+  CO_ASSIGN_OR_RETURN(const MappedRun run, co_await map_.Lookup(offset, length));
+  if (const auto* invalid = std::get_if<Invalid>(&run.mapping)) {
+    const absl::Status status = co_await OnInvalid(offset, *invalid);
+    co_return status;
+  }
+  RangeStatus answer = {.kind = RangeKind::kData, .length = run.length};
+  if (std::holds_alternative<Zero>(run.mapping)) answer.kind = RangeKind::kZero;
+  if (!std::holds_alternative<Unallocated>(run.mapping)) co_return answer;
+  answer.kind = RangeKind::kHole;
+  if (backing_ == nullptr || offset >= backing_->geometry().size_bytes) co_return answer;
+  const uint64_t stored = std::min(run.length, backing_->geometry().size_bytes - offset);
+  CO_ASSIGN_OR_RETURN(answer, co_await backing_->Status(offset, stored));
+  ++answer.depth;
+  co_return answer;
+}
+
+}  // namespace vireo::qcow2
