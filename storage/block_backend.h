@@ -9,6 +9,8 @@
 #define VIREO_STORAGE_BLOCK_BACKEND_H_
 
 #include <cstdint>
+#include <optional>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -44,6 +46,12 @@ struct RangeStatus {
   RangeKind kind = RangeKind::kHole;
   uint32_t depth = 0;   // The layer that answers: 0 the top, 1 its backing file, and so on.
   uint64_t length = 0;  // Bytes from the offset asked for that share the answer; at least 1.
+
+  // For those who draw a map of an image.
+  bool present = false;         // That layer says it; false where the whole chain says nothing.
+  bool reads_as_zeros = false;  // Known to, whatever the kind.
+  std::optional<uint64_t> host_offset;     // Where the bytes stand in a file, one after the other.
+  const std::string* file_name = nullptr;  // That file; lives as long as the backend.
 };
 
 class BlockBackend {

@@ -63,14 +63,16 @@ Task<absl::StatusOr<RangeStatus>> RawFile::Status(uint64_t offset, uint64_t leng
   CO_RETURN_IF_ERROR(CheckRequest(file_->name(), geometry_, offset, length));
   CO_ASSIGN_OR_RETURN(const FileExtent extent, co_await file_->Extent(offset));
   const uint64_t block = geometry_.block_size;
+  RangeStatus answer = {.present = true, .host_offset = offset, .file_name = &file_->name()};
   if (!extent.data && extent.length >= block) {
-    co_return RangeStatus{
-        .kind = RangeKind::kHole,
-        .length = std::min<uint64_t>(AlignDown<uint64_t>(extent.length, block), length)};
+    answer.kind = RangeKind::kHole;
+    answer.reads_as_zeros = true;
+    answer.length = std::min<uint64_t>(AlignDown<uint64_t>(extent.length, block), length);
+  } else {
+    answer.kind = RangeKind::kData;
+    answer.length = std::clamp<uint64_t>(AlignUp<uint64_t>(extent.length, block), block, length);
   }
-  co_return RangeStatus{
-      .kind = RangeKind::kData,
-      .length = std::clamp<uint64_t>(AlignUp<uint64_t>(extent.length, block), block, length)};
+  co_return answer;
 }
 
 Task<absl::Status> RawFile::Resize(uint64_t size_bytes) {

@@ -1,5 +1,6 @@
 #include "storage/img/arguments.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/str_format.h"
@@ -118,6 +119,17 @@ absl::StatusOr<bool> ParseSwitch(const std::string& key, const std::string& valu
   if (value == "on" || value == "yes" || value == "true" || value == "y") return true;
   if (value == "off" || value == "no" || value == "false" || value == "n") return false;
   return absl::InvalidArgumentError(absl::StrFormat("Parameter '%s' expects 'on' or 'off'", key));
+}
+
+bool AsksForHelp(const std::string& options) {
+  size_t at = 0;
+  while (at <= options.size()) {
+    const size_t comma = std::min(options.find(',', at), options.size());
+    const std::string item = options.substr(at, comma - at);
+    if (item == "help" || item == "?") return true;
+    at = comma + 1;
+  }
+  return false;
 }
 
 }  // namespace vireo::img

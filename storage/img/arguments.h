@@ -41,6 +41,9 @@ absl::StatusOr<std::map<std::string, std::string>> ParseKeyValues(const std::str
 // "on", "off" and their kin; INVALID_ARGUMENT naming `key` otherwise.
 absl::StatusOr<bool> ParseSwitch(const std::string& key, const std::string& value);
 
+// An -o text that asks for the list of options: "help" or "?" among its items.
+bool AsksForHelp(const std::string& options);
+
 }  // namespace vireo::img
 
 #endif  // VIREO_STORAGE_IMG_ARGUMENTS_H_

@@ -12,11 +12,12 @@ TEST(SizeTest, ReadsWhatPeopleWrite) {
   EXPECT_EQ(ParseSize("64k"), 65536u);
   EXPECT_EQ(ParseSize("64M"), 64u << 20);
   EXPECT_EQ(ParseSize("1.5G"), uint64_t{3} << 29);
+  EXPECT_EQ(ParseSize("0x10"), 16u);
   EXPECT_EQ(ParseSize("7E"), uint64_t{7} << 60);
 }
 
 TEST(SizeTest, RefusesEverythingElse) {
-  for (const char* text : {"", "-5", "M", "1Q", "1MB", "1.5", "0x10", " 1", "8E",
+  for (const char* text : {"", "-5", "M", "1Q", "1MB", "1.5", "0x", "0x1k", " 1", "8E",
                            "99999999999999999999", "20000000000G"}) {
     EXPECT_EQ(ParseSize(text), std::nullopt) << text;
   }

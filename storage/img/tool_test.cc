@@ -19,6 +19,7 @@
 namespace vireo::img {
 namespace {
 
+using testing::AnyOf;
 using testing::HasSubstr;
 using testing::StartsWith;
 
@@ -146,7 +147,8 @@ TEST_P(RefusalTest, SaysWhyAndExitsWith1) {
   EXPECT_EQ(ran.status, 1);
   EXPECT_THAT(ran.err, StartsWith("vireo-img: "));
   EXPECT_THAT(ran.err, HasSubstr(GetParam().message));
-  EXPECT_EQ(ran.out, "");
+  // What is wrong for the engine is found once the image has been described.
+  EXPECT_THAT(ran.out, AnyOf("", StartsWith("Formatting 'x', ")));
   EXPECT_FALSE(std::filesystem::exists("x"));
 }
 
@@ -166,7 +168,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "Backing file specified without backing format"},
         Refusal{"BackingMissing",
                 {"create", "-f", "qcow2", "-b", "base", "-F", "raw", "x"},
-                "Could not open backing image 'base'"},
+                "Could not open 'base': No such file or directory\nCould not open backing image."},
         Refusal{"BackingOfRaw",
                 {"create", "-b", "base", "-F", "raw", "x", "1M"},
                 "Backing file not supported"},

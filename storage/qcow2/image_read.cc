@@ -98,10 +98,20 @@ Task<absl::StatusOr<RangeStatus>> Image::Status(uint64_t offset, uint64_t length
     const absl::Status status = co_await OnInvalid(offset, *invalid);
     co_return status;
   }
-  RangeStatus answer = {.kind = RangeKind::kData, .length = run.length};
-  if (std::holds_alternative<Zero>(run.mapping)) answer.kind = RangeKind::kZero;
+  RangeStatus answer = {.kind = RangeKind::kData, .length = run.length, .present = true};
+  if (const auto* allocated = std::get_if<Allocated>(&run.mapping)) {
+    answer.host_offset = allocated->host_offset;
+    answer.file_name = &data_.name();
+  } else if (const auto* zero = std::get_if<Zero>(&run.mapping)) {
+    answer.kind = RangeKind::kZero;
+    answer.reads_as_zeros = true;
+    if (zero->host_offset != 0) {
+      answer.host_offset = zero->host_offset + layout_.offset_in_cluster(offset);
+      answer.file_name = &data_.name();
+    }
+  }
   if (!std::holds_alternative<Unallocated>(run.mapping)) co_return answer;
-  answer.kind = RangeKind::kHole;
+  answer = {.kind = RangeKind::kHole, .length = run.length, .reads_as_zeros = true};
   if (backing_ == nullptr || offset >= backing_->geometry().size_bytes) co_return answer;
   const uint64_t stored = std::min(run.length, backing_->geometry().size_bytes - offset);
   CO_ASSIGN_OR_RETURN(answer, co_await backing_->Status(offset, stored));
