@@ -44,6 +44,7 @@ struct Tool {
 };
 
 // The verbs: `args` is what follows the verb's name. Each answers the exit status.
+int Bench(const Tool& tool, const std::vector<std::string>& args);
 int Create(const Tool& tool, const std::vector<std::string>& args);
 int Info(const Tool& tool, const std::vector<std::string>& args);
 int Check(const Tool& tool, const std::vector<std::string>& args);

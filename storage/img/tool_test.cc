@@ -21,6 +21,7 @@ namespace {
 
 using testing::AnyOf;
 using testing::HasSubstr;
+using testing::MatchesRegex;
 using testing::StartsWith;
 
 struct Ran {
@@ -119,6 +120,35 @@ TEST_F(ToolTest, ChecksAndMends) {
   EXPECT_EQ(Run({"check", "disk.qcow2"}).status, 0);
 }
 
+// The lines are qemu-img's, but for the time.
+TEST_F(ToolTest, BenchSendsItsPattern) {
+  ASSERT_EQ(Run({"create", "-q", "-f", "qcow2", "disk.qcow2", "1M"}).status, 0);
+  const Ran write = Run({"bench", "-w", "-c", "100", "-d", "8", "-S", "64k", "-o", "512",
+                         "--pattern", "0x41", "--flush-interval", "10", "disk.qcow2"});
+  EXPECT_EQ(write.status, 0) << write.err;
+  EXPECT_THAT(write.out,
+              MatchesRegex("Sending 100 write requests, 4096 bytes each, 8 in parallel \\(starting "
+                           "at offset 512, step size 65536\\)\nSending flush every 10 "
+                           "requests\nRun completed in [0-9.]+ seconds.\n"));
+  // 16 clusters, each written at its second sector.
+  const Ran check = Run({"check", "disk.qcow2"});
+  EXPECT_THAT(check.out, HasSubstr("16/16 = 100.00% allocated"));
+  const Ran read = Run({"bench", "-c", "20", "-i", "native", "--latency", "disk.qcow2"});
+  EXPECT_EQ(read.status, 0) << read.err;
+  EXPECT_THAT(read.out, HasSubstr("20 read requests, 4096 bytes each, 64 in parallel"));
+  EXPECT_THAT(read.out, HasSubstr("Latency in microseconds: 50% "));
+  const Ran undrained = Run({"bench", "-w", "-c", "64", "-d", "4", "--flush-interval", "4",
+                             "--no-drain", "-t", "none", "disk.qcow2"});
+  EXPECT_EQ(undrained.status, 0) << undrained.err;
+}
+
+TEST_F(ToolTest, BenchEndsAtAFailedRequest) {
+  ASSERT_EQ(Run({"create", "-q", "-f", "qcow2", "disk.qcow2", "1M"}).status, 0);
+  const Ran ran = Run({"bench", "-o", "2M", "disk.qcow2"});
+  EXPECT_EQ(ran.status, 1);
+  EXPECT_EQ(ran.err, "vireo-img: Failed request: Input/output error\n");
+}
+
 TEST_F(ToolTest, AnImageInUseIsLeftAloneUnlessShared) {
   ASSERT_EQ(Run({"create", "-q", "-f", "qcow2", "disk.qcow2", "1M"}).status, 0);
   const UniqueFd writer(::open("disk.qcow2", O_RDWR | O_CLOEXEC));
@@ -188,13 +218,29 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"InfoOutput", {"info", "--output=xml", "x"}, "human or json"},
         Refusal{"CheckRepair", {"check", "-r", "some", "x"}, "expecting 'leaks' or 'all'"},
         Refusal{"CheckOfNothing", {"check", "-f", "qcow2", "x"}, "Could not open 'x'"},
+        Refusal{"BenchOfNothing", {"bench", "x"}, "Could not open 'x'"},
+        Refusal{"BenchCount", {"bench", "-c", "10k", "x"}, "Invalid request count specified"},
+        Refusal{"BenchDepth", {"bench", "-d", "0", "x"}, "Invalid queue depth specified"},
+        Refusal{"BenchSize", {"bench", "-s", "3G", "x"}, "Must be between 0 and 2147483647."},
+        Refusal{"BenchOffset", {"bench", "-o", "-1", "x"}, "Invalid offset specified. You may"},
+        Refusal{"BenchPattern", {"bench", "--pattern=256", "x"}, "Invalid pattern byte specified"},
+        Refusal{"BenchCache", {"bench", "-t", "foo", "x"}, "Invalid cache mode"},
+        Refusal{"BenchAio", {"bench", "-i", "foo", "x"}, "Invalid aio option: foo"},
+        Refusal{"BenchFlushesReads",
+                {"bench", "--flush-interval=64", "x"},
+                "--flush-interval is only available in write tests"},
+        Refusal{"BenchFlushesTooOften",
+                {"bench", "-w", "--flush-interval=4", "x"},
+                "Flush interval can't be smaller than depth"},
+        Refusal{"BenchShared", {"bench", "-U", "-w", "x"}, "force-share=on can only be used"},
         Refusal{"CheckOfTwo", {"check", "x", "y"}, "Expecting one image file name"}),
     [](const testing::TestParamInfo<Refusal>& info) { return info.param.name; });
 
 TEST_F(ToolTest, HelpNamesEveryVerb) {
   const Ran help = Run({"--help"});
   EXPECT_EQ(help.status, 0);
-  for (const char* verb : {"create", "info", "check"}) EXPECT_THAT(help.out, HasSubstr(verb));
+  for (const char* verb : {"bench", "create", "info", "check"})
+    EXPECT_THAT(help.out, HasSubstr(verb));
   EXPECT_THAT(Run({"create", "-f", "qcow2", "-o", "help"}).out, HasSubstr("cluster_size"));
   EXPECT_THAT(Run({"--version"}).out, HasSubstr("vireo-img"));
 }
