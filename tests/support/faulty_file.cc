@@ -13,8 +13,9 @@ constexpr uint64_t kSector = 512;
 
 }  // namespace
 
-int FaultyMedium::NextOperation() {
-  if (operations_++ != fail_at_) return 0;
+int FaultyHost::NextOperation() {
+  const uint64_t operation = operations_++;
+  if (operation < fail_from_ || operation >= fail_until_) return 0;
   failed_ = true;
   return error_;
 }
@@ -46,6 +47,17 @@ std::vector<FaultyMedium::Change> FaultyMedium::Tear(const Change& change, std::
   return sectors;
 }
 
+std::vector<FaultyMedium::Change> FaultyMedium::PartOf(const Change& change, std::mt19937& random) {
+  if (random() % 2 == 0) return Tear(change, random);
+  // Cut short, at the end of a sector.
+  Change first = change;
+  const uint64_t stop =
+      AlignDown<uint64_t>(change.offset + random() % (change.bytes.size() + 1), kSector);
+  if (stop <= change.offset) return {};
+  first.bytes.resize(stop - change.offset);
+  return {std::move(first)};
+}
+
 std::vector<uint8_t> FaultyMedium::AfterPowerCut(uint64_t moment, Loss loss,
                                                  std::mt19937& random) const {
   uint64_t durable = 0;  // What had ended by then is flushed.
@@ -75,20 +87,20 @@ std::vector<uint8_t> FaultyMedium::AfterPowerCut(uint64_t moment, Loss loss,
 }
 
 Task<void> FaultyFile::Delay() {
-  for (uint32_t turns = medium_.random_() % 3; turns > 0; --turns) co_await loop_.Yield();
+  for (uint32_t turns = medium_.host_.random_() % 3; turns > 0; --turns) co_await loop_.Yield();
 }
 
 Task<absl::Status> FaultyFile::Perform(FaultyMedium::Change change) {
-  const int error = medium_.NextOperation();
+  const int error = medium_.host_.NextOperation();
   change.began = medium_.Tick();
   if (error != 0) {
     // What a failed write has done stays done.
     co_await Delay();
     change.ended = medium_.Tick();
     if (!change.new_size.has_value()) {
-      for (FaultyMedium::Change& sector : FaultyMedium::Tear(change, medium_.random_)) {
-        FaultyMedium::Apply(sector, medium_.bytes_);
-        medium_.changes_.push_back(std::move(sector));
+      for (FaultyMedium::Change& part : FaultyMedium::PartOf(change, medium_.host_.random_)) {
+        FaultyMedium::Apply(part, medium_.bytes_);
+        medium_.changes_.push_back(std::move(part));
       }
     }
     co_return ErrnoStatus(error, name_);
@@ -102,7 +114,7 @@ Task<absl::Status> FaultyFile::Perform(FaultyMedium::Change change) {
 }
 
 Task<absl::Status> FaultyFile::Read(uint64_t offset, IoVecs dst) {
-  const int error = medium_.NextOperation();
+  const int error = medium_.host_.NextOperation();
   co_await Delay();
   if (error != 0) co_return ErrnoStatus(error, name_);
   const uint64_t length = TotalSize(dst);
@@ -123,7 +135,7 @@ Task<absl::Status> FaultyFile::Write(uint64_t offset, IoVecs src) {
 }
 
 Task<absl::Status> FaultyFile::Sync() {
-  const int error = medium_.NextOperation();
+  const int error = medium_.host_.NextOperation();
   const uint64_t began = medium_.Tick();
   co_await Delay();
   if (error != 0) co_return ErrnoStatus(error, name_);

@@ -1,13 +1,17 @@
-// A File in memory whose power can be cut and whose operations can fail.
+// Files in memory whose power can be cut and whose operations can fail.
 //
-// The FaultyMedium records every write with the moments at which it began and ended, and every
-// flush. AfterPowerCut() answers what the medium may hold if the power goes at a moment: what was
-// flushed is there; each of the rest is there, is not, or is torn at sector boundaries.
+// A FaultyMedium records every write with the moments at which it began and ended, and every flush.
+// AfterPowerCut() answers what the medium may hold if the power goes at a moment: what was flushed
+// is there; each of the rest is there, is not, or is torn at sector boundaries. As any subset may
+// be there, so may any order: of the writes to one sector since its last flush, each can be the one
+// that is found. All media of one FaultyHost (an image and its data file) lose their power together
+// and share the count of operations.
 
 #ifndef VIREO_TESTS_SUPPORT_FAULTY_FILE_H_
 #define VIREO_TESTS_SUPPORT_FAULTY_FILE_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <random>
 #include <string>
@@ -18,27 +22,64 @@
 
 namespace vireo {
 
-class FaultyMedium {
+// What media share: time, chance, and the plan of what fails.
+class FaultyHost {
  public:
-  // `bytes` are durable.
-  FaultyMedium(std::vector<uint8_t> bytes, uint32_t seed)
-      : initial_(bytes), bytes_(std::move(bytes)), random_(seed) {}
+  explicit FaultyHost(uint32_t seed) : random_(seed) {}
 
   // Moments: each call answers a later one.
   uint64_t Tick() { return ++now_; }
   uint64_t now() const { return now_; }
 
-  // The operation after `successes` more fails with `error` (an errno), once. A failed write may
-  // have written some of its sectors.
-  void FailAfter(uint64_t successes, int error) {
-    fail_at_ = operations_ + successes;
+  // After `successes` more operations the next `times` fail with `error` (an errno). A failed write
+  // may have written a part: its first bytes, or some of its sectors.
+  void FailAfter(uint64_t successes, int error, uint64_t times = 1) {
+    fail_from_ = operations_ + successes;
+    fail_until_ = fail_from_ + times;
     error_ = error;
   }
   bool failed() const { return failed_; }
   uint64_t operations() const { return operations_; }
 
+ private:
+  friend class FaultyFile;
+  friend class FaultyMedium;
+
+  // An errno if this operation is one to fail, else 0.
+  int NextOperation();
+
+  std::mt19937 random_;
+  uint64_t now_ = 0;
+  uint64_t operations_ = 0;
+  uint64_t fail_from_ = 0;
+  uint64_t fail_until_ = 0;
+  int error_ = 0;
+  bool failed_ = false;
+};
+
+class FaultyMedium {
+ public:
+  // `bytes` are durable. `host` outlives the medium.
+  FaultyMedium(std::vector<uint8_t> bytes, FaultyHost& host)
+      : host_(host), initial_(bytes), bytes_(std::move(bytes)) {}
+  // With a host of its own.
+  FaultyMedium(std::vector<uint8_t> bytes, uint32_t seed)
+      : own_host_(std::make_unique<FaultyHost>(seed)),
+        host_(*own_host_),
+        initial_(bytes),
+        bytes_(std::move(bytes)) {}
+
+  FaultyHost& host() { return host_; }
+  uint64_t Tick() { return host_.Tick(); }
+  uint64_t now() const { return host_.now(); }
+  void FailAfter(uint64_t successes, int error) { host_.FailAfter(successes, error); }
+  bool failed() const { return host_.failed(); }
+  uint64_t operations() const { return host_.operations(); }
+
   // As the running system sees it.
   const std::vector<uint8_t>& bytes() const { return bytes_; }
+  // How many writes, zeroings and changes of size there were.
+  size_t changes() const { return changes_.size(); }
 
   enum class Loss {
     kAll,     // Nothing that was not flushed is there.
@@ -68,17 +109,13 @@ class FaultyMedium {
   static void Apply(const Change& change, std::vector<uint8_t>& bytes);
   // The sectors of a change that `random` picks, each a change of its own.
   static std::vector<Change> Tear(const Change& change, std::mt19937& random);
-  // An errno if this operation is the one to fail, else 0.
-  int NextOperation();
+  // What a failed write has done.
+  static std::vector<Change> PartOf(const Change& change, std::mt19937& random);
 
+  const std::unique_ptr<FaultyHost> own_host_;
+  FaultyHost& host_;
   std::vector<uint8_t> initial_;
   std::vector<uint8_t> bytes_;
-  std::mt19937 random_;
-  uint64_t now_ = 0;
-  uint64_t operations_ = 0;
-  uint64_t fail_at_ = kNever;
-  int error_ = 0;
-  bool failed_ = false;
   std::vector<Change> changes_;  // In the order in which they began.
   std::vector<Flush> flushes_;   // In the order in which they ended.
 };
@@ -86,11 +123,12 @@ class FaultyMedium {
 class FaultyFile final : public File {
  public:
   // Both outlive the file.
-  FaultyFile(EventLoop& loop, FaultyMedium& medium) : loop_(loop), medium_(medium) {}
+  FaultyFile(EventLoop& loop, FaultyMedium& medium, std::string name = "faulty", uint64_t inode = 1)
+      : loop_(loop), medium_(medium), name_(std::move(name)), inode_(inode) {}
 
   const std::string& name() const override { return name_; }
   const FileTraits& traits() const override { return traits_; }
-  FileIdentity identity() const override { return {.device = 2, .inode = 1}; }
+  FileIdentity identity() const override { return {.device = 2, .inode = inode_}; }
   uint64_t size() const override { return medium_.bytes_.size(); }
   absl::StatusOr<uint64_t> AllocatedBytes() override { return medium_.bytes_.size(); }
   Task<absl::Status> Read(uint64_t offset, IoVecs dst) override;
@@ -110,7 +148,8 @@ class FaultyFile final : public File {
 
   EventLoop& loop_;
   FaultyMedium& medium_;
-  const std::string name_ = "faulty";
+  const std::string name_;
+  const uint64_t inode_;
   const FileTraits traits_;
 };
 
