@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <string>
 #include <vector>
@@ -7,43 +8,81 @@
 namespace vireo::img {
 namespace {
 
-constexpr char kHelp[] =
+struct Verb {
+  const char* name;
+  int (*run)(const Tool& tool, const std::vector<std::string>& args);
+  const char* help;  // Its options on a line of their own, then what it does, indented.
+};
+
+// In alphabetical order.
+constexpr Verb kVerbs[] = {
+    {"bench", Bench,
+     "[-w] [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] [-o OFFSET] [-f FORMAT] [-t CACHE] [-U]\n"
+     "      [--flush-interval=COUNT [--no-drain]] [--pattern=BYTE] [--latency] FILE\n"
+     "    Sends COUNT requests of SIZE bytes, each STEP bytes behind the one before, DEPTH at a\n"
+     "    time, and says how long they took; --latency also how long one took. -i is accepted and\n"
+     "    means io_uring.\n"},
+    {"check", Check,
+     "[--image-opts] [-q] [-f FORMAT] [--output=human|json] [-r leaks|all] [-T CACHE] [-U] FILE\n"
+     "    Compares refcounts with references; -r mends them. Exit status: 0 clean, 1 could not be\n"
+     "    checked, 2 corruptions, 3 leaked clusters only, 63 nothing to check in this format.\n"},
+    {"compare", Compare,
+     "[--image-opts] [-f FORMAT] [-F FORMAT2] [-T CACHE] [-p] [-q] [-s] [-U] FILE FILE2\n"
+     "    Tells whether two images hold the same bytes; -s: also the same size and allocation.\n"
+     "    Exit status: 0 the same, 1 different, 2 could not be opened, 3 or 4 could not be "
+     "read.\n"},
+    {"create", Create,
+     "[-q] [-f FORMAT] [-b BACKING_FILE -F BACKING_FORMAT] [-u] [-o OPTIONS] FILE [SIZE]\n"
+     "    Makes an empty image, or with -b a linked clone, which has the size of its backing file\n"
+     "    unless SIZE is given. -u does not open the backing file. -o help lists OPTIONS.\n"},
+    {"dd", Dd,
+     "[--image-opts] [-U] [-f FORMAT] [-O FORMAT2] [bs=SIZE] [count=N] [skip=N] if=FILE of=FILE2\n"
+     "    Copies blocks of SIZE (512) bytes: COUNT of them (all), from number SKIP (0) on.\n"},
+    {"info", Info,
+     "[--image-opts] [-f FORMAT] [--output=human|json] [--backing-chain] [-U] FILE\n"
+     "    Shows what an image's header says.\n"},
+    {"map", Map,
+     "[--image-opts] [-f FORMAT] [-s|--start-offset=N] [-l|--max-length=N] [--output=human|json]\n"
+     "      [-U] FILE\n"
+     "    Shows which bytes are stored where, in which file of the chain.\n"},
+    {"measure", Measure,
+     "[--output=human|json] [-O FORMAT] [-o OPTIONS] [--size N | [--image-opts] [-f FORMAT]\n"
+     "      [-l SNAPSHOT] [-U] FILE]\n"
+     "    Tells how large a file a new image needs for the disk in FILE, or for an empty one.\n"},
+};
+
+constexpr char kHelpHead[] =
     "usage: vireo-img COMMAND [OPTIONS]\n"
-    "Makes, shows and checks disk images. Options, output and exit codes are those of qemu-img.\n"
+    "Makes, shows, checks and converts disk images. Options, output and exit codes are those of "
+    "qemu-img.\n\n";
+constexpr char kHelpTail[] =
     "\n"
-    "  create [-q] [-f FORMAT] [-b BACKING_FILE -F BACKING_FORMAT] [-u] [-o OPTIONS] FILE [SIZE]\n"
-    "      Makes an empty image, or with -b a linked clone. FORMAT is raw (the default) or qcow2.\n"
-    "      SIZE is in bytes, or with k, M, G, T, P, E in powers of 1024; without it a clone gets "
-    "the\n"
-    "      size of its backing file. -u does not open the backing file. -o help lists OPTIONS.\n"
-    "\n"
-    "  info [-f FORMAT] [--output=human|json] [-U] FILE\n"
-    "      Shows what an image's header says. Opens nothing but FILE.\n"
-    "\n"
-    "  check [-q] [-f FORMAT] [--output=human|json] [-r leaks|all] [-U] FILE\n"
-    "      Compares refcounts with references; -r mends them. Exit status: 0 clean, 1 could not "
-    "be\n"
-    "      checked, 2 corruptions, 3 leaked clusters only, 63 nothing to check in this format.\n"
-    "\n"
-    "  bench [-w] [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] [-o OFFSET] [-f FORMAT] [-t CACHE] "
-    "[-U]\n"
-    "        [--flush-interval=COUNT [--no-drain]] [--pattern=BYTE] [--latency] FILE\n"
-    "      Sends COUNT requests of SIZE bytes, each STEP bytes behind the one before, DEPTH at a "
-    "time,\n"
-    "      and says how long they took; --latency also how long one took. -i is accepted and "
-    "means\n"
-    "      io_uring.\n"
-    "\n"
-    "-U takes no lock and respects none: for an image that a running VM has open.\n"
+    "  FORMAT is raw or qcow2. Without -f an image's first bytes tell; that of a backing file is\n"
+    "  what its overlay states, never guessed. CACHE is none, writeback, writethrough, directsync\n"
+    "  or unsafe. SIZE and N are bytes, or with k, M, G, T, P, E in powers of 1024.\n"
+    "  -U takes no lock and respects none: for an image that a running VM has open.\n"
+    "  -p shows progress, as does the signal SIGUSR1 without it; -q is quiet but for errors.\n"
+    "  --image-opts: FILE is driver=FORMAT,file.filename=NAME.\n"
     "\n"
     "  --help, --version\n";
 
 constexpr char kVersion[] = "vireo-img version 0.1 (as qemu-img 7.2)\n";
 
 // Verbs of qemu-img that are to come.
-constexpr std::array<const char*, 12> kLater = {"amend",   "bitmap", "commit",   "compare",
-                                                "convert", "dd",     "map",      "measure",
-                                                "rebase",  "resize", "snapshot", "verify-upload"};
+constexpr std::array kLater = {"amend",  "bitmap", "commit",   "convert",
+                               "rebase", "resize", "snapshot", "verify-upload"};
+
+void PrintHelp(const Tool& tool) {
+  tool.Print("%s", kHelpHead);
+  for (const Verb& verb : kVerbs) {
+    std::string text = verb.help;
+    for (size_t at = text.find('\n'); at + 1 < text.size(); at = text.find('\n', at + 1)) {
+      text.insert(at + 1, "  ");
+    }
+    tool.Print("  %s %s", verb.name, text);
+  }
+  tool.Print("%s", kHelpTail);
+}
 
 }  // namespace
 
@@ -54,7 +93,7 @@ int Run(const Tool& tool, const std::vector<std::string>& args) {
   for (const std::string& arg : args) {
     if (arg == "--") break;
     if (arg == "--help" || arg == "-h") {
-      tool.Print("%s", kHelp);
+      PrintHelp(tool);
       return 0;
     }
   }
@@ -62,12 +101,11 @@ int Run(const Tool& tool, const std::vector<std::string>& args) {
     tool.Print("%s", kVersion);
     return 0;
   }
-  if (verb == "bench") return Bench(tool, rest);
-  if (verb == "create") return Create(tool, rest);
-  if (verb == "info") return Info(tool, rest);
-  if (verb == "check") return Check(tool, rest);
-  for (const char* later : kLater) {
-    if (verb == later) return tool.Fail("%s is not supported yet", verb);
+  for (const Verb& known : kVerbs) {
+    if (verb == known.name) return known.run(tool, rest);
+  }
+  if (std::find(kLater.begin(), kLater.end(), verb) != kLater.end()) {
+    return tool.Fail("%s is not supported yet", verb);
   }
   return tool.FailUsage("Command not found: %s", verb);
 }

@@ -45,9 +45,13 @@ struct Tool {
 
 // The verbs: `args` is what follows the verb's name. Each answers the exit status.
 int Bench(const Tool& tool, const std::vector<std::string>& args);
-int Create(const Tool& tool, const std::vector<std::string>& args);
-int Info(const Tool& tool, const std::vector<std::string>& args);
 int Check(const Tool& tool, const std::vector<std::string>& args);
+int Compare(const Tool& tool, const std::vector<std::string>& args);
+int Create(const Tool& tool, const std::vector<std::string>& args);
+int Dd(const Tool& tool, const std::vector<std::string>& args);
+int Info(const Tool& tool, const std::vector<std::string>& args);
+int Map(const Tool& tool, const std::vector<std::string>& args);
+int Measure(const Tool& tool, const std::vector<std::string>& args);
 
 // The whole program; `args` without its name.
 int Run(const Tool& tool, const std::vector<std::string>& args);
