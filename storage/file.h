@@ -40,6 +40,8 @@ struct FileExtent {
   uint64_t length = 0;
 };
 
+class DebugEvents;
+
 class File {
  public:
   virtual ~File() = default;
@@ -70,6 +72,10 @@ class File {
   virtual Task<absl::Status> Discard(uint64_t offset, uint64_t length) = 0;
   // `offset` is inside the file.
   virtual Task<absl::StatusOr<FileExtent>> Extent(uint64_t offset) = 0;
+
+  // Who wants to know what is done with the file, and may fail or hold up parts of it. Null:
+  // nobody.
+  virtual DebugEvents* debug_events() { return nullptr; }
 
   // Drops locks and the descriptor. Nothing is called afterwards.
   virtual Task<absl::Status> Close() = 0;

@@ -5,8 +5,10 @@
 
 #include <initializer_list>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/types/optional.h"
 #include "base/status.h"
 
 namespace vireo {
@@ -18,6 +20,8 @@ constexpr off_t kRead = 0;
 constexpr off_t kWrite = 1;
 constexpr off_t kResize = 3;
 constexpr off_t kPermissions = 4;
+
+constexpr char kConflict[] = "vireo/lock-conflict";
 
 struct flock ByteRange(short type, off_t byte, off_t length) {
   struct flock lock = {};
@@ -50,7 +54,15 @@ absl::Status Test(int fd, absl::string_view path, off_t byte, absl::string_view 
     return ErrnoStatus(errno, absl::StrFormat("%s: testing the lock on byte %d", path, byte));
   }
   if (lock.l_type == F_UNLCK) return absl::OkStatus();
-  return absl::AbortedError(absl::StrCat(path, ": in use by another program, ", why));
+  absl::Status status =
+      absl::AbortedError(absl::StrCat(path, ": in use by another program, ", why));
+  static constexpr const char* kNames[kPermissions] = {"consistent read", "write",
+                                                       "write unchanged", "resize"};
+  const bool used = byte < kForbids;  // By another: so it is we who do not share it.
+  status.SetPayload(kConflict,
+                    absl::Cord(absl::StrFormat("%s\"%s\"", used ? "shared " : "",
+                                               kNames[byte - (used ? kUses : kForbids)])));
+  return status;
 }
 
 constexpr char kNoReaders[] = "which lets nobody read it";
@@ -70,11 +82,11 @@ absl::Status TakeAndTest(int fd, absl::string_view path, LockMode mode) {
        {kUses + kRead, kUses + kWrite, kUses + kResize, kForbids + kWrite, kForbids + kResize}) {
     RETURN_IF_ERROR(Take(fd, path, byte));
   }
-  RETURN_IF_ERROR(Test(fd, path, kUses + kWrite, kIsWriting));
-  RETURN_IF_ERROR(Test(fd, path, kUses + kResize, kIsWriting));
   RETURN_IF_ERROR(Test(fd, path, kForbids + kRead, kNoReaders));
   RETURN_IF_ERROR(Test(fd, path, kForbids + kWrite, kNoWriters));
-  return Test(fd, path, kForbids + kResize, kNoWriters);
+  RETURN_IF_ERROR(Test(fd, path, kUses + kWrite, kIsWriting));
+  RETURN_IF_ERROR(Test(fd, path, kForbids + kResize, kNoWriters));
+  return Test(fd, path, kUses + kResize, kIsWriting);
 }
 
 }  // namespace
@@ -84,6 +96,12 @@ absl::Status LockImage(int fd, absl::string_view path, LockMode mode) {
   const absl::Status status = TakeAndTest(fd, path, mode);
   if (!status.ok()) UnlockImage(fd);
   return status;
+}
+
+std::optional<std::string> LockConflict(const absl::Status& status) {
+  const absl::optional<absl::Cord> conflict = status.GetPayload(kConflict);
+  if (!conflict.has_value()) return std::nullopt;
+  return std::string(*conflict);
 }
 
 void UnlockImage(int fd) {

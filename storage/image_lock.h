@@ -9,6 +9,9 @@
 #ifndef VIREO_STORAGE_IMAGE_LOCK_H_
 #define VIREO_STORAGE_IMAGE_LOCK_H_
 
+#include <optional>
+#include <string>
+
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 
@@ -23,6 +26,10 @@ enum class LockMode {
 // ABORTED, naming `path`, when another open of the file stands against it; nothing stays locked
 // then. UNIMPLEMENTED where the file system has no such locks.
 absl::Status LockImage(int fd, absl::string_view path, LockMode mode);
+
+// What such an ABORTED status was about, in QEMU's words: `"write"`, `shared "write"`,
+// `"consistent read"` and so on. Nothing for any other status.
+std::optional<std::string> LockConflict(const absl::Status& status);
 
 // Gives the locks back; for hand-over. Closing the descriptor does it as well.
 void UnlockImage(int fd);

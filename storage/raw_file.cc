@@ -10,7 +10,8 @@
 
 namespace vireo {
 
-RawFile::RawFile(std::unique_ptr<File> file, Options options) : file_(std::move(file)) {
+RawFile::RawFile(std::unique_ptr<File> file, Options options)
+    : file_(std::move(file)), debug_(file_->debug_events()) {
   geometry_.block_size = 512;
   geometry_.size_bytes = AlignUp<uint64_t>(file_->size(), geometry_.block_size);
   if (!file_->traits().growable) {
@@ -24,6 +25,7 @@ RawFile::RawFile(std::unique_ptr<File> file, Options options) : file_(std::move(
 Task<absl::Status> RawFile::Read(uint64_t offset, IoVecs dst) {
   const InFlight::Operation operation(in_flight_);
   CO_RETURN_IF_ERROR(CheckRequest(file_->name(), geometry_, offset, TotalSize(dst)));
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kReadAio);
   const absl::Status status = co_await file_->Read(offset, dst);
   co_return status;
 }
@@ -31,6 +33,7 @@ Task<absl::Status> RawFile::Read(uint64_t offset, IoVecs dst) {
 Task<absl::Status> RawFile::Write(uint64_t offset, IoVecs src, WriteFlags flags) {
   const InFlight::Operation operation(in_flight_);
   CO_RETURN_IF_ERROR(CheckChange(file_->name(), geometry_, offset, TotalSize(src)));
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kWriteAio);
   CO_RETURN_IF_ERROR(co_await file_->Write(offset, src));
   if (!flags.fua) co_return absl::OkStatus();
   const absl::Status status = co_await file_->Sync();
@@ -40,6 +43,10 @@ Task<absl::Status> RawFile::Write(uint64_t offset, IoVecs src, WriteFlags flags)
 Task<absl::Status> RawFile::Flush() {
   const InFlight::Operation operation(in_flight_);
   if (geometry_.read_only) co_return absl::OkStatus();
+  if (debug_ != nullptr) {
+    co_await debug_->Reach(DebugEvent::kFlushToOs);
+    co_await debug_->Reach(DebugEvent::kFlushToDisk);
+  }
   const absl::Status status = co_await file_->Sync();
   co_return status;
 }

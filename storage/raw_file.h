@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "storage/block_backend.h"
+#include "storage/debug_events.h"
 #include "storage/file.h"
 #include "storage/in_flight.h"
 
@@ -36,6 +37,7 @@ class RawFile final : public BlockBackend {
 
  private:
   const std::unique_ptr<File> file_;
+  DebugEvents* const debug_;  // Null unless a test injects faults below.
   Geometry geometry_;
   InFlight in_flight_;
 };

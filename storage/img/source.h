@@ -1,7 +1,8 @@
 // How a verb opens an image that its command line names. Texts of errors are those of qemu-img.
 //
-// The format of the file that was named is stated (-f), or looked for in its first bytes where
-// qemu-img does so; that of a backing file is never looked for.
+// A name is a path, "json:{...}", "blkdebug:CONF:FILE" and so on, or options (open_node.h). The
+// format of the file that was named is stated (-f), or looked for in its first bytes where qemu-img
+// does so; that of a backing file is never looked for.
 
 #ifndef VIREO_STORAGE_IMG_SOURCE_H_
 #define VIREO_STORAGE_IMG_SOURCE_H_
@@ -16,6 +17,7 @@
 #include "base/opener.h"
 #include "storage/block_backend.h"
 #include "storage/open_image.h"
+#include "storage/open_node.h"
 #include "storage/qcow2/image.h"
 
 namespace vireo::img {
@@ -41,13 +43,17 @@ struct SourceOptions {
 };
 
 struct Source {
-  std::string name;  // As the command line has it.
+  std::string name;    // As the command line has it.
+  std::string driver;  // "qcow2", "raw", "file", ...
   ImageFormat format = ImageFormat::kRaw;
+  std::string file_name;               // Of the file at the bottom.
   std::unique_ptr<BlockBackend> disk;  // To be closed, whatever happens.
   qcow2::Image* image = nullptr;       // Inside `disk`, when that is a QCOW2 image.
+  std::string warning;                 // For the error stream, when not empty.
 };
 
-// The message of an error is all that there is to print: "Could not open 'NAME': WHY".
+// The message of an error is all that there is to print: "Could not open 'NAME': WHY". Codes as of
+// OpenNode().
 Task<absl::StatusOr<Source>> OpenSource(EventLoop& loop, Opener& opener, SourceOptions options);
 
 }  // namespace vireo::img

@@ -1,0 +1,52 @@
+// A disk as the file under another image: what makes driver trees of any shape possible, such as
+// raw over QCOW2. Parts of blocks are read, changed and written back, one request at a time.
+
+#ifndef VIREO_STORAGE_BACKEND_FILE_H_
+#define VIREO_STORAGE_BACKEND_FILE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "storage/block_backend.h"
+#include "storage/buffer_pool.h"
+#include "storage/file.h"
+#include "storage/range_lock.h"
+
+namespace vireo {
+
+class BackendFile final : public File {
+ public:
+  // `identity` is that of the file which `disk` stands on.
+  BackendFile(std::unique_ptr<BlockBackend> disk, std::string name, FileIdentity identity);
+
+  const std::string& name() const override { return name_; }
+  const FileTraits& traits() const override { return traits_; }
+  FileIdentity identity() const override { return identity_; }
+  uint64_t size() const override { return disk_->geometry().size_bytes; }
+  absl::StatusOr<uint64_t> AllocatedBytes() override;
+  Task<absl::Status> Read(uint64_t offset, IoVecs dst) override;
+  Task<absl::Status> Write(uint64_t offset, IoVecs src) override;
+  Task<absl::Status> Sync() override;
+  // Both grow the disk; neither shrinks it.
+  Task<absl::Status> Extend(uint64_t size) override;
+  Task<absl::Status> Truncate(uint64_t size) override;
+  Task<absl::Status> WriteZeroes(uint64_t offset, uint64_t length, bool may_unmap) override;
+  Task<absl::Status> Discard(uint64_t offset, uint64_t length) override;
+  Task<absl::StatusOr<FileExtent>> Extent(uint64_t offset) override;
+  Task<absl::Status> Close() override;
+
+ private:
+  bool Whole(uint64_t offset, uint64_t length) const;
+
+  const std::unique_ptr<BlockBackend> disk_;
+  const std::string name_;
+  const FileIdentity identity_;
+  FileTraits traits_;
+  BufferPool buffers_;
+  RangeLock blocks_;
+};
+
+}  // namespace vireo
+
+#endif  // VIREO_STORAGE_BACKEND_FILE_H_
