@@ -1,19 +1,17 @@
 // vireo-img info: what an image's header says. Opens nothing but the file it is given.
 
-#include <ctime>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "base/align.h"
 #include "base/status.h"
 #include "storage/host_file.h"
 #include "storage/img/arguments.h"
 #include "storage/img/json.h"
 #include "storage/img/size.h"
+#include "storage/img/snapshot_list.h"
 #include "storage/img/tool.h"
 #include "storage/open_image.h"
 #include "storage/qcow2/format.h"
@@ -130,37 +128,6 @@ Json ToJson(const Facts& facts) {
   return json;
 }
 
-// Control characters of a name must not write to the terminal.
-std::string Printable(const std::string& text) {
-  std::string shown;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
-      absl::StrAppendFormat(&shown, "\\x%02x", byte);
-    } else {
-      shown += c;
-    }
-  }
-  return shown;
-}
-
-std::string SnapshotLine(const qcow2::Snapshot& snapshot) {
-  const std::time_t seconds = snapshot.date_seconds;
-  std::tm local = {};
-  ::localtime_r(&seconds, &local);
-  char date[32] = "";
-  std::strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &local);
-  const uint64_t clock_seconds = snapshot.guest_clock_ns / 1000000000;
-  const std::string clock =
-      absl::StrFormat("%02d:%02d:%02d.%03d", clock_seconds / 3600, clock_seconds / 60 % 60,
-                      clock_seconds % 60, snapshot.guest_clock_ns / 1000000 % 1000);
-  const std::string instructions =
-      snapshot.instructions == ~uint64_t{0} ? "" : absl::StrCat(snapshot.instructions);
-  return absl::StrFormat("%-10s%-17s%8s%20s%13s%11s", Printable(snapshot.id),
-                         Printable(snapshot.name), FormatSize(snapshot.vm_state_bytes), date, clock,
-                         instructions);
-}
-
 void PrintHuman(const Tool& tool, const Facts& facts) {
   const qcow2::Header& header = facts.header;
   tool.Print("image: %s\nfile format: %s\nvirtual size: %s (%d bytes)\ndisk size: %s\n", facts.path,
@@ -178,13 +145,7 @@ void PrintHuman(const Tool& tool, const Facts& facts) {
       tool.Print("backing file format: %s\n", Printable(header.backing_format));
     }
   }
-  if (!facts.snapshots.empty()) {
-    tool.Print("Snapshot list:\n%-10s%-17s%8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE",
-               "VM CLOCK", "ICOUNT");
-    for (const qcow2::Snapshot& snapshot : facts.snapshots) {
-      tool.Print("%s\n", SnapshotLine(snapshot));
-    }
-  }
+  tool.Print("%s", SnapshotList(facts.snapshots));
   const auto yes = [](bool value) { return value ? "true" : "false"; };
   tool.Print("Format specific information:\n    compat: %s\n    compression type: %s\n",
              Compat(header), CompressionName(header));

@@ -49,6 +49,9 @@ constexpr Verb kVerbs[] = {
      "[--output=human|json] [-O FORMAT] [-o OPTIONS] [--size N | [--image-opts] [-f FORMAT]\n"
      "      [-l SNAPSHOT] [-U] FILE]\n"
      "    Tells how large a file a new image needs for the disk in FILE, or for an empty one.\n"},
+    {"snapshot", Snapshot,
+     "[--image-opts] [-q] [-U] [-l | -c NAME | -d NAME | -a ID_OR_NAME] FILE\n"
+     "    Lists the internal snapshots of FILE, makes one, deletes one, or goes back to one.\n"},
 };
 
 constexpr char kHelpHead[] =
@@ -69,8 +72,8 @@ constexpr char kHelpTail[] =
 constexpr char kVersion[] = "vireo-img version 0.1 (as qemu-img 7.2)\n";
 
 // Verbs of qemu-img that are to come.
-constexpr std::array kLater = {"amend",  "bitmap", "commit",   "convert",
-                               "rebase", "resize", "snapshot", "verify-upload"};
+constexpr std::array kLater = {"amend",  "bitmap", "commit",       "convert",
+                               "rebase", "resize", "verify-upload"};
 
 void PrintHelp(const Tool& tool) {
   tool.Print("%s", kHelpHead);

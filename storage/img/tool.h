@@ -52,6 +52,7 @@ int Dd(const Tool& tool, const std::vector<std::string>& args);
 int Info(const Tool& tool, const std::vector<std::string>& args);
 int Map(const Tool& tool, const std::vector<std::string>& args);
 int Measure(const Tool& tool, const std::vector<std::string>& args);
+int Snapshot(const Tool& tool, const std::vector<std::string>& args);
 
 // The whole program; `args` without its name.
 int Run(const Tool& tool, const std::vector<std::string>& args);

@@ -162,6 +162,31 @@ TEST_F(ToolTest, AnImageInUseIsLeftAloneUnlessShared) {
   EXPECT_THAT(create.err, HasSubstr("in use by another program"));
 }
 
+TEST_F(ToolTest, MakesListsAndDeletesSnapshots) {
+  ASSERT_EQ(Run({"create", "-q", "-f", "qcow2", "disk.qcow2", "64M"}).status, 0);
+  const Ran none = Run({"snapshot", "-l", "disk.qcow2"});
+  EXPECT_EQ(none.status, 0) << none.err;
+  EXPECT_EQ(none.out, "");
+  const Ran made = Run({"snapshot", "-c", "one", "disk.qcow2"});
+  EXPECT_EQ(made.status, 0) << made.err;
+  EXPECT_EQ(made.out, "");
+  ASSERT_EQ(Run({"snapshot", "-c", "two", "disk.qcow2"}).status, 0);
+  const Ran list = Run({"snapshot", "-l", "disk.qcow2"});
+  EXPECT_THAT(list.out, StartsWith("Snapshot list:\nID        TAG               VM SIZE            "
+                                   "    DATE     VM CLOCK     ICOUNT\n1         one             "
+                                   "      0 B "));
+  EXPECT_EQ(Run({"snapshot", "-a", "2", "disk.qcow2"}).status, 0);
+  EXPECT_EQ(Run({"snapshot", "-d", "one", "disk.qcow2"}).status, 0);
+  const Ran gone = Run({"snapshot", "-d", "1", "disk.qcow2"});
+  EXPECT_EQ(gone.status, 1);
+  EXPECT_EQ(gone.err, "vireo-img: Could not delete snapshot '1': snapshot not found\n");
+  const Ran apply = Run({"snapshot", "-a", "one", "disk.qcow2"});
+  EXPECT_EQ(apply.err,
+            "vireo-img: Could not apply snapshot 'one': Failed to load snapshot: No such file or "
+            "directory\n");
+  EXPECT_EQ(Run({"check", "disk.qcow2"}).status, 0);
+}
+
 struct Refusal {
   const char* name;
   std::vector<std::string> args;
@@ -233,6 +258,13 @@ INSTANTIATE_TEST_SUITE_P(
                 {"bench", "-w", "--flush-interval=4", "x"},
                 "Flush interval can't be smaller than depth"},
         Refusal{"BenchShared", {"bench", "-U", "-w", "x"}, "force-share=on can only be used"},
+        Refusal{"SnapshotOfNothing",
+                {"snapshot", "-c", "a", "x"},
+                "Could not open 'x': Could not open 'x': No such file or directory"},
+        Refusal{"SnapshotTwice",
+                {"snapshot", "-l", "-c", "a", "x"},
+                "Cannot mix '-l', '-a', '-c', '-d'"},
+        Refusal{"SnapshotNoFile", {"snapshot", "-l"}, "Expecting one image file name"},
         Refusal{"CheckOfTwo", {"check", "x", "y"}, "Expecting one image file name"}),
     [](const testing::TestParamInfo<Refusal>& info) { return info.param.name; });
 

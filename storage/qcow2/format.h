@@ -48,6 +48,7 @@ inline constexpr uint32_t kFullHeaderBytes = 112;
 inline constexpr uint64_t kSizeFieldOffset = offsetof(RawHeader, size);
 inline constexpr uint64_t kL1FieldsOffset = offsetof(RawHeader, l1_size);
 inline constexpr uint64_t kRefcountTableFieldsOffset = offsetof(RawHeader, refcount_table_offset);
+inline constexpr uint64_t kSnapshotFieldsOffset = offsetof(RawHeader, snapshot_count);
 inline constexpr uint64_t kFeatureFieldsOffset = offsetof(RawHeader, incompatible_features);
 
 // qcow2 spec, "incompatible_features".
@@ -97,6 +98,8 @@ struct RawSnapshot {
   Be32 extra_data_bytes;
 };
 static_assert(sizeof(RawSnapshot) == 40);
+// Extra data that we know: VM state size, disk size and instruction count, 64 bits each.
+inline constexpr uint32_t kSnapshotExtraBytes = 24;
 
 // qcow2 spec, "Bitmaps".
 struct RawBitmapsExtension {

@@ -79,6 +79,10 @@ Task<absl::StatusOr<SnapshotTable>> ReadSnapshotTable(File& file, const Header& 
       if (raw.extra_data_bytes >= 8) snapshot.vm_state_bytes = Load64(bytes, extra);
       if (raw.extra_data_bytes >= 16) snapshot.disk_bytes = Load64(bytes, extra + 8);
       if (raw.extra_data_bytes >= 24) snapshot.instructions = Load64(bytes, extra + 16);
+      if (raw.extra_data_bytes > kSnapshotExtraBytes) {
+        snapshot.unknown_extra.assign(bytes.begin() + extra + kSnapshotExtraBytes,
+                                      bytes.begin() + strings);
+      }
       const char* const text = reinterpret_cast<const char*>(bytes.data());
       snapshot.id.assign(text + strings, raw.id_length);
       snapshot.name.assign(text + strings + raw.id_length, raw.name_length);
@@ -102,6 +106,59 @@ Task<absl::StatusOr<SnapshotTable>> ReadSnapshotTable(File& file, const Header& 
   }
   table.bytes = at - header.snapshots_offset;
   co_return table;
+}
+
+absl::StatusOr<std::vector<uint8_t>> SerializeSnapshotTable(
+    const std::vector<Snapshot>& snapshots) {
+  if (snapshots.size() > kMaxSnapshots) {
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("an image has at most %d snapshots", kMaxSnapshots));
+  }
+  std::vector<uint8_t> out;
+  const auto append = [&out](const void* data, size_t length) {
+    const auto* const bytes = static_cast<const uint8_t*>(data);
+    out.insert(out.end(), bytes, bytes + length);
+  };
+  for (const Snapshot& snapshot : snapshots) {
+    if (snapshot.id.size() > UINT16_MAX || snapshot.name.size() > UINT16_MAX) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "a snapshot's name has %d bytes, more than %d", snapshot.name.size(), UINT16_MAX));
+    }
+    RawSnapshot raw = {};
+    raw.l1_table_offset = snapshot.l1_offset;
+    raw.l1_size = snapshot.l1_entries;
+    raw.id_length = static_cast<uint16_t>(snapshot.id.size());
+    raw.name_length = static_cast<uint16_t>(snapshot.name.size());
+    raw.date_seconds = snapshot.date_seconds;
+    raw.date_nanoseconds = snapshot.date_nanoseconds;
+    raw.guest_clock_ns = snapshot.guest_clock_ns;
+    raw.vm_state_bytes =
+        snapshot.vm_state_bytes > UINT32_MAX ? 0 : static_cast<uint32_t>(snapshot.vm_state_bytes);
+    raw.extra_data_bytes =
+        static_cast<uint32_t>(kSnapshotExtraBytes + snapshot.unknown_extra.size());
+    append(&raw, sizeof(raw));
+    const Be64 extra[] = {snapshot.vm_state_bytes, snapshot.disk_bytes, snapshot.instructions};
+    static_assert(sizeof(extra) == kSnapshotExtraBytes);
+    append(extra, sizeof(extra));
+    append(snapshot.unknown_extra.data(), snapshot.unknown_extra.size());
+    append(snapshot.id.data(), snapshot.id.size());
+    append(snapshot.name.data(), snapshot.name.size());
+    out.resize(AlignUp<uint64_t>(out.size(), 8));
+    if (out.size() > kMaxSnapshotTableBytes) {
+      return absl::ResourceExhaustedError(absl::StrFormat(
+          "the snapshot table would have more than %d bytes", kMaxSnapshotTableBytes));
+    }
+  }
+  return out;
+}
+
+const Snapshot* FindSnapshot(const std::vector<Snapshot>& snapshots, const std::string& text) {
+  const Snapshot* by_name = nullptr;
+  for (const Snapshot& snapshot : snapshots) {
+    if (snapshot.id == text) return &snapshot;
+    if (snapshot.name == text && by_name == nullptr) by_name = &snapshot;
+  }
+  return by_name;
 }
 
 }  // namespace vireo::qcow2

@@ -1,4 +1,4 @@
-// The table of internal snapshots, for reading (qcow2 spec, "Snapshots").
+// The table of internal snapshots, read and written (qcow2 spec, "Snapshots").
 
 #ifndef VIREO_STORAGE_QCOW2_SNAPSHOTS_H_
 #define VIREO_STORAGE_QCOW2_SNAPSHOTS_H_
@@ -25,6 +25,7 @@ struct Snapshot {
   uint64_t vm_state_bytes = 0;
   uint64_t disk_bytes = 0;               // The image's own where the record does not say.
   uint64_t instructions = ~uint64_t{0};  // All ones = not recorded.
+  std::vector<uint8_t> unknown_extra;    // Extra data behind what we know: kept.
 };
 
 struct SnapshotTable {
@@ -34,6 +35,13 @@ struct SnapshotTable {
 
 // DATA_LOSS for a table that is damaged or lies past the end of the file.
 Task<absl::StatusOr<SnapshotTable>> ReadSnapshotTable(File& file, const Header& header);
+
+// The bytes of a table; records come out complete, also where the file's were not.
+// RESOURCE_EXHAUSTED beyond the limits of the format, INVALID_ARGUMENT for a name that is too long.
+absl::StatusOr<std::vector<uint8_t>> SerializeSnapshotTable(const std::vector<Snapshot>& snapshots);
+
+// The one whose id is `text`, else the first whose name is; null if there is none.
+const Snapshot* FindSnapshot(const std::vector<Snapshot>& snapshots, const std::string& text);
 
 // OK if the snapshot's L1 table can be where it says; DATA_LOSS with the reason otherwise.
 absl::Status CheckSnapshotL1(const File& file, const Layout& layout, const Snapshot& snapshot);
