@@ -27,7 +27,7 @@ class InFlight {
     ~Operation() {
       (previous_ == nullptr ? list_.oldest_ : previous_->next_) = next_;
       (next_ == nullptr ? list_.newest_ : next_->previous_) = previous_;
-      if (list_.oldest_ == nullptr) list_.idle_.Set();
+      if (previous_ == nullptr) list_.oldest_ended_.Set();
     }
     Operation(const Operation&) = delete;
     Operation& operator=(const Operation&) = delete;
@@ -53,11 +53,19 @@ class InFlight {
   // All operations that were under way at `moment` have ended.
   bool HasPassed(uint64_t moment) const { return oldest_ == nullptr || oldest_->moment_ > moment; }
 
+  // Ends when HasPassed(moment).
+  Task<void> WaitUntilPassed(uint64_t moment) {
+    while (!HasPassed(moment)) {
+      oldest_ended_.Reset();
+      co_await oldest_ended_.Wait();
+    }
+  }
+
   // Ends when none is under way.
   Task<void> Drain() {
     while (oldest_ != nullptr) {
-      idle_.Reset();
-      co_await idle_.Wait();
+      oldest_ended_.Reset();
+      co_await oldest_ended_.Wait();
     }
   }
 
@@ -65,7 +73,7 @@ class InFlight {
   uint64_t last_moment_ = 0;
   Operation* oldest_ = nullptr;
   Operation* newest_ = nullptr;
-  AsyncEvent idle_;
+  AsyncEvent oldest_ended_;
 };
 
 }  // namespace vireo

@@ -44,6 +44,10 @@ Task<void> Drain(InFlight* list, bool* ended) {
   co_await list->Drain();
   *ended = true;
 }
+Task<void> WaitUntilPassed(InFlight* list, bool* ended) {
+  co_await list->WaitUntilPassed(list->Now());
+  *ended = true;
+}
 Task<void> Join(TaskScope* scope) { co_await scope->Join(); }
 
 TEST(InFlightTest, DrainWaitsForTheLast) {
@@ -57,6 +61,24 @@ TEST(InFlightTest, DrainWaitsForTheLast) {
   loop->RunUntilIdle();
   EXPECT_FALSE(ended);
   operation.reset();
+  loop->RunTask(Join(&scope));
+  EXPECT_TRUE(ended);
+}
+
+TEST(InFlightTest, WaitingForAMomentIsNotWaitingForWhatBeganSince) {
+  const std::unique_ptr<EventLoop> loop = *EventLoop::Create();
+  EventLoop::CurrentScope current(*loop);
+  InFlight list;
+  TaskScope scope(*loop);
+  bool ended = false;
+  std::optional<InFlight::Operation> first(list);
+  std::optional<InFlight::Operation> second(list);
+  scope.Spawn(WaitUntilPassed(&list, &ended));
+  const InFlight::Operation later(list);
+  first.reset();
+  loop->RunUntilIdle();
+  EXPECT_FALSE(ended);
+  second.reset();
   loop->RunTask(Join(&scope));
   EXPECT_TRUE(ended);
 }

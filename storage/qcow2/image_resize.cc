@@ -1,6 +1,7 @@
 // Changing the size.
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -14,7 +15,7 @@
 namespace vireo::qcow2 {
 
 Task<absl::Status> Image::Resize(uint64_t size_bytes) {
-  const InFlight::Operation operation(in_flight_);
+  std::optional<InFlight::Operation> operation(in_flight_);
   CO_RETURN_IF_ERROR(CheckChange(file_->name(), geometry_, 0, 0));
   CO_RETURN_IF_ERROR(WriteError());
   const uint64_t old_size = geometry_.size_bytes;
@@ -55,6 +56,10 @@ Task<absl::Status> Image::Resize(uint64_t size_bytes) {
     co_return status;
   }
   header_.size_bytes = size_bytes;
+  // Who began before took the old end for the end of its cluster: a discard up to there drops all
+  // of it. Nobody may write behind that end before they are through.
+  operation.reset();
+  co_await in_flight_.WaitUntilPassed(in_flight_.Now());
   co_return absl::OkStatus();
 }
 

@@ -36,7 +36,7 @@ void RunWithFault(const DiskShape& shape, uint64_t seed, uint64_t k) {
 }
 
 TEST_P(FaultTest, LeaveASoundImageWithEverythingFlushed) {
-  const uint64_t runs = Scaled(40);
+  const uint64_t runs = Scaled(40, GetParam());
   const uint64_t seed = FirstSeed();
   uint64_t operations = 0;
   {

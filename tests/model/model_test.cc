@@ -17,7 +17,7 @@ class ModelTest : public testing::TestWithParam<DiskShape> {};
 // Each session has a few hundred requests; between sessions the image is closed, or closed under
 // load, or its power goes.
 TEST_P(ModelTest, HoldsWhatTheModelHolds) {
-  const uint64_t wanted = Scaled(4000);
+  const uint64_t wanted = Scaled(4000, GetParam());
   const uint64_t first_seed = FirstSeed();
   uint64_t done = 0;
   for (uint64_t seed = first_seed; done < wanted; ++seed) {

@@ -16,7 +16,7 @@ namespace {
 class PowerCutTest : public testing::TestWithParam<DiskShape> {};
 
 TEST_P(PowerCutTest, LeaveASoundImageWithEverythingFlushed) {
-  const uint64_t wanted = Scaled(150);
+  const uint64_t wanted = Scaled(150, GetParam());
   const uint64_t first_seed = FirstSeed();
   uint64_t cuts = 0;
   for (uint64_t seed = first_seed; cuts < wanted; ++seed) {

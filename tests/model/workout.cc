@@ -1,5 +1,7 @@
 #include "tests/model/workout.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -40,6 +42,9 @@ std::ostream& operator<<(std::ostream& out, const DiskShape& shape) { return out
 
 Workout::Workout(const DiskShape& shape, uint64_t seed)
     : shape_(shape), max_sectors_(2 * shape.disk_bytes / kSectorBytes), random_(seed) {
+  // Whole disks come and go all the time: what they lived in is kept, not given back and cleared.
+  ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  ::mallopt(M_TRIM_THRESHOLD, 1 << 30);
   MakeBacking();
   MakeImage();
 }
@@ -112,8 +117,7 @@ void Workout::MakeImage() {
   std::vector<uint64_t> tags = backing_tags_;
   tags.resize(shape_.disk_bytes / kSectorBytes);
   if (shape_.snapshot) {
-    absl::StatusOr<std::unique_ptr<BlockBackend>> disk =
-        Open(std::make_unique<MemoryFile>(*loop_, made), false);
+    absl::StatusOr<std::unique_ptr<BlockBackend>> disk = Open(FilesOf(made), false);
     VIREO_CHECK(disk.ok(), disk.status().ToString());
     const std::vector<uint64_t> filled = Fill(**disk, 2);
     for (size_t i = 0; i < tags.size(); ++i) {
@@ -128,13 +132,14 @@ void Workout::MakeImage() {
 void Workout::Restart(std::vector<uint8_t> bytes, const std::vector<uint64_t>& tags) {
   host_ = std::make_unique<FaultyHost>(static_cast<uint32_t>(random_()));
   medium_ = std::make_unique<FaultyMedium>(std::move(bytes), *host_);
+  backing_medium_ = std::make_unique<FaultyMedium>(backing_.bytes, *host_);
   history_ = std::make_unique<SectorHistory>(tags);
   sectors_ = tags.size();
   sizes_ = {{.sectors = sectors_, .began = 0, .ended = 0}};
 }
 
-Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> Workout::OpenBacking() {
-  auto file = std::make_unique<MemoryFile>(*loop_, backing_, "backing");
+Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> Workout::OpenBacking(
+    std::unique_ptr<File> file) {
   if (shape_.backing == DiskShape::Backing::kRaw) {
     std::unique_ptr<BlockBackend> raw =
         std::make_unique<RawFile>(std::move(file), RawFile::Options{.read_only = true});
@@ -148,14 +153,13 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> Workout::OpenBacking() {
   co_return image;
 }
 
-Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> Workout::OpenTask(std::unique_ptr<File> file,
-                                                                      bool read_only) {
+Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> Workout::OpenTask(Files files, bool read_only) {
   const qcow2::Access access = read_only ? qcow2::Access::kReadOnly : qcow2::Access::kReadWrite;
-  absl::StatusOr<qcow2::Header> header = co_await ReadHeader(*file, access);
+  absl::StatusOr<qcow2::Header> header = co_await ReadHeader(*files.image, access);
   CO_RETURN_IF_ERROR(header.status());
-  Image::Parts parts = {.file = std::move(file)};
+  Image::Parts parts = {.file = std::move(files.image)};
   if (shape_.backing != DiskShape::Backing::kNone) {
-    CO_ASSIGN_OR_RETURN(parts.backing, co_await OpenBacking());
+    CO_ASSIGN_OR_RETURN(parts.backing, co_await OpenBacking(std::move(files.backing)));
   }
   // Small caches evict, and bring commits forward.
   Image::Options options = {.read_only = read_only,
@@ -166,6 +170,16 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> Workout::OpenTask(std::uniqu
   co_return image;
 }
 
+Workout::Files Workout::FilesOf(MemoryMedium& image) {
+  return {.image = std::make_unique<MemoryFile>(*loop_, image),
+          .backing = std::make_unique<MemoryFile>(*loop_, backing_, "backing")};
+}
+
+Workout::Files Workout::FaultyFiles() {
+  return {.image = std::make_unique<FaultyFile>(*loop_, *medium_),
+          .backing = std::make_unique<FaultyFile>(*loop_, *backing_medium_, "backing", 2)};
+}
+
 // --- A session ---
 
 void Workout::RunSession(const Session& session) {
@@ -174,8 +188,7 @@ void Workout::RunSession(const Session& session) {
   if (session.fail_after.has_value()) {
     host_->FailAfter(*session.fail_after, session.error, session.failures);
   }
-  absl::StatusOr<std::unique_ptr<BlockBackend>> opened =
-      Open(std::make_unique<FaultyFile>(*loop_, *medium_), false);
+  absl::StatusOr<std::unique_ptr<BlockBackend>> opened = Open(FaultyFiles(), false);
   if (!opened.ok()) return Excuse("opening", opened.status());
   disk_ = *std::move(opened);
   loop_->RunTask(RunWorkers(session));
@@ -508,8 +521,7 @@ std::vector<uint64_t> Workout::VerifyMedium(MemoryMedium left, uint64_t moment) 
   // With lazy refcounts a crash leaves them for the next one who opens the image to repair.
   const bool dirty = IsDirty(left);
   if (!dirty) VerifyCheck(left, Leaks::kAllowed);
-  absl::StatusOr<std::unique_ptr<BlockBackend>> opened =
-      Open(std::make_unique<MemoryFile>(*loop_, left), OneIn(8));
+  absl::StatusOr<std::unique_ptr<BlockBackend>> opened = Open(FilesOf(left), OneIn(8));
   if (!opened.ok()) {
     Problem(absl::StrCat("opening it again: ", opened.status().ToString()));
     return {};
@@ -599,13 +611,13 @@ uint64_t FirstSeed() {
   return seed;
 }
 
-uint64_t Scaled(uint64_t amount) {
+uint64_t Scaled(uint64_t amount, const DiskShape& shape) {
   const char* const text = std::getenv("VIREO_EFFORT");
   uint64_t percent = text == nullptr ? 100 : std::strtoull(text, nullptr, 10);
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   percent = std::max<uint64_t>(percent / 10, 1);
 #endif
-  return std::max<uint64_t>(amount * percent / 100, 1);
+  return std::max<uint64_t>(amount * percent / 100 / shape.cost, 1);
 }
 
 }  // namespace vireo

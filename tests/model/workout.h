@@ -44,6 +44,7 @@ struct DiskShape {
   uint64_t backing_bytes = 0;
   // The image starts with content that an internal snapshot shares.
   bool snapshot = false;
+  uint64_t cost = 1;  // Of a step, in those of others: tests do that much less.
 };
 
 std::ostream& operator<<(std::ostream& out, const DiskShape& shape);
@@ -103,11 +104,17 @@ class Workout {
   // Content that was there before the first session.
   std::vector<uint64_t> Fill(BlockBackend& disk, uint64_t first_request);
 
-  Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenBacking();
-  Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenTask(std::unique_ptr<File> file,
-                                                               bool read_only);
-  absl::StatusOr<std::unique_ptr<BlockBackend>> Open(std::unique_ptr<File> file, bool read_only) {
-    return loop_->RunTask(OpenTask(std::move(file), read_only));
+  // Those of one disk; without a backing file that one is not opened.
+  struct Files {
+    std::unique_ptr<File> image;
+    std::unique_ptr<File> backing;
+  };
+  Files FilesOf(MemoryMedium& image);
+  Files FaultyFiles();
+  Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenBacking(std::unique_ptr<File> file);
+  Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenTask(Files files, bool read_only);
+  absl::StatusOr<std::unique_ptr<BlockBackend>> Open(Files files, bool read_only) {
+    return loop_->RunTask(OpenTask(std::move(files), read_only));
   }
   // For the next session, whose disk reads as `tags`.
   void Restart(std::vector<uint8_t> bytes, const std::vector<uint64_t>& tags);
@@ -151,6 +158,7 @@ class Workout {
   // Of one session.
   std::unique_ptr<FaultyHost> host_;
   std::unique_ptr<FaultyMedium> medium_;
+  std::unique_ptr<FaultyMedium> backing_medium_;
   std::unique_ptr<SectorHistory> history_;
   std::vector<SizeChange> sizes_;
   uint64_t sectors_ = 0;  // That requests may use.
@@ -162,7 +170,7 @@ class Workout {
 // What tests print with every problem, and read from the environment: VIREO_SEED is the first seed
 // ("random": another one each time), VIREO_EFFORT multiplies what a test does (in percent).
 uint64_t FirstSeed();
-uint64_t Scaled(uint64_t amount);
+uint64_t Scaled(uint64_t amount, const DiskShape& shape);
 
 }  // namespace vireo
 
