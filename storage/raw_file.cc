@@ -71,10 +71,14 @@ Task<absl::StatusOr<RangeStatus>> RawFile::Status(uint64_t offset, uint64_t leng
   CO_ASSIGN_OR_RETURN(const FileExtent extent, co_await file_->Extent(offset));
   const uint64_t block = geometry_.block_size;
   RangeStatus answer = {.present = true, .host_offset = offset, .file_name = &file_->name()};
-  if (!extent.data && extent.length >= block) {
+  // The last block of a file may be a part of one.
+  const bool ends_file = offset + extent.length >= file_->size();
+  if (!extent.data && (extent.length >= block || ends_file)) {
     answer.kind = RangeKind::kHole;
     answer.reads_as_zeros = true;
-    answer.length = std::min<uint64_t>(AlignDown<uint64_t>(extent.length, block), length);
+    const uint64_t hole = ends_file ? AlignUp<uint64_t>(extent.length, block)
+                                    : AlignDown<uint64_t>(extent.length, block);
+    answer.length = std::clamp<uint64_t>(hole, block, length);
   } else {
     answer.kind = RangeKind::kData;
     answer.length = std::clamp<uint64_t>(AlignUp<uint64_t>(extent.length, block), block, length);

@@ -70,13 +70,12 @@ absl::StatusOr<uint64_t> StoredBytes(const Tool& tool, BlockBackend& disk, uint6
   return stored;
 }
 
-absl::StatusOr<Measured> MeasureQcow2(const Tool& tool, const NewImage& wanted,
+absl::StatusOr<Measured> MeasureQcow2(const Tool& tool, const NewImage& wanted, uint64_t disk_bytes,
                                       const Opened* source) {
   ASSIGN_OR_RETURN(const qcow2::CreateOptions options, wanted.ToQcow2());
   const uint64_t cluster_bytes = uint64_t{1} << options.cluster_bits;
   const uint64_t l2_entry_bytes = wanted.Get("extended_l2") == "on" ? 16 : 8;
-  const uint64_t given = source != nullptr ? source->size_bytes() : options.size_bytes;
-  const std::optional<uint64_t> size = CheckedAlignUp<uint64_t>(given, cluster_bytes);
+  const std::optional<uint64_t> size = CheckedAlignUp<uint64_t>(disk_bytes, cluster_bytes);
   const uint64_t per_l1_entry = cluster_bytes / l2_entry_bytes * cluster_bytes;
   if (!size.has_value() ||
       DivideRoundUp<uint64_t>(*size, per_l1_entry) > qcow2::kMaxL1Bytes / sizeof(Be64)) {
@@ -97,6 +96,10 @@ absl::StatusOr<Measured> MeasureQcow2(const Tool& tool, const NewImage& wanted,
   measured.fully_allocated =
       FullyAllocated(*size, cluster_bytes, uint64_t{1} << options.refcount_order, l2_entry_bytes);
   measured.required = measured.fully_allocated - *size + stored;
+  const qcow2::Image* const image = source != nullptr ? source->source().image : nullptr;
+  if (options.version >= 3 && image != nullptr && image->header().layout.version >= 3) {
+    measured.bitmaps = 0;
+  }
   return measured;
 }
 
@@ -160,18 +163,14 @@ int Measure(const Tool& tool, const std::vector<std::string>& args) {
     tool.Fail("%s", std::string(added.message()));
     return tool.Fail("Invalid options for file format '%s'", format_name);
   }
-  if (size.has_value()) {
-    const absl::Status set = wanted.Set("size", absl::StrCat(*size));
-    if (!set.ok()) return tool.Fail("%s", std::string(set.message()));
-  }
+  const uint64_t disk_bytes = source.has_value() ? source->size_bytes() : *size;
 
   Measured measured;
   if (*format == ImageFormat::kRaw) {
-    const uint64_t bytes = source.has_value() ? source->size_bytes() : *wanted.size_bytes();
-    measured.required = measured.fully_allocated = AlignUp<uint64_t>(bytes, 512);
+    measured.required = measured.fully_allocated = AlignUp<uint64_t>(disk_bytes, 512);
   } else {
     const absl::StatusOr<Measured> answer =
-        MeasureQcow2(tool, wanted, source.has_value() ? &*source : nullptr);
+        MeasureQcow2(tool, wanted, disk_bytes, source.has_value() ? &*source : nullptr);
     if (!answer.ok()) return tool.Fail("%s", std::string(answer.status().message()));
     measured = *answer;
   }

@@ -340,6 +340,10 @@ Task<absl::Status> MakeImage(EventLoop& loop, Opener& opener, std::string path, 
     if (const int error = StatusErrno(file.status()); error != 0) {
       co_return ErrnoStatus(error, absl::StrFormat("Could not create '%s'", path));
     }
+    if (absl::IsAborted(file.status())) {
+      co_return absl::AbortedError(absl::StrFormat(
+          "Failed to get \"write\" lock\nIs another process using the image [%s]?", path));
+    }
     co_return file.status();
   }
   made->Add(path);

@@ -31,6 +31,13 @@ constexpr Verb kVerbs[] = {
      "    Tells whether two images hold the same bytes; -s: also the same size and allocation.\n"
      "    Exit status: 0 the same, 1 different, 2 could not be opened, 3 or 4 could not be "
      "read.\n"},
+    {"convert", Convert,
+     "[--image-opts] [--target-image-opts] [--target-is-zero] [-U] [-C] [-p] [-q] [-n]\n"
+     "      [-f FORMAT] [-t CACHE] [-T CACHE2] [-O FORMAT2] [-B BACKING_FILE -F BACKING_FORMAT]\n"
+     "      [-o OPTIONS] [-S SIZE] [-r RATE] [-m N] [-W] [--salvage] FILE [FILE2...] TARGET\n"
+     "    Copies disks, one behind the other, into a new image; -n: into one that is there. Runs\n"
+     "    of zeros of SIZE (4k) and more are left out, with -S 0 none. -m: pieces under way at a\n"
+     "    time (8); -W: written in any order. --salvage goes on where FILE cannot be read.\n"},
     {"create", Create,
      "[-q] [-f FORMAT] [-b BACKING_FILE -F BACKING_FORMAT] [-u] [-o OPTIONS] FILE [SIZE]\n"
      "    Makes an empty image, or with -b a linked clone, which has the size of its backing file\n"
@@ -72,8 +79,7 @@ constexpr char kHelpTail[] =
 constexpr char kVersion[] = "vireo-img version 0.1 (as qemu-img 7.2)\n";
 
 // Verbs of qemu-img that are to come.
-constexpr std::array kLater = {"amend",  "bitmap", "commit",       "convert",
-                               "rebase", "resize", "verify-upload"};
+constexpr std::array kLater = {"amend", "bitmap", "commit", "rebase", "resize", "verify-upload"};
 
 void PrintHelp(const Tool& tool) {
   tool.Print("%s", kHelpHead);

@@ -47,6 +47,7 @@ struct Tool {
 int Bench(const Tool& tool, const std::vector<std::string>& args);
 int Check(const Tool& tool, const std::vector<std::string>& args);
 int Compare(const Tool& tool, const std::vector<std::string>& args);
+int Convert(const Tool& tool, const std::vector<std::string>& args);
 int Create(const Tool& tool, const std::vector<std::string>& args);
 int Dd(const Tool& tool, const std::vector<std::string>& args);
 int Info(const Tool& tool, const std::vector<std::string>& args);

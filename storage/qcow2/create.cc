@@ -105,7 +105,8 @@ absl::Status ValidateCreateOptions(const CreateOptions& options) {
   const Layout layout = LayoutOf(options);
   if (layout.l1_entries_for(AlignUp<uint64_t>(options.size_bytes, 512)) * sizeof(Be64) >
       kMaxL1Bytes) {
-    return absl::InvalidArgumentError("Image size too large for the cluster size");
+    return absl::InvalidArgumentError(
+        "The image size is too large for file format 'qcow2' (try using a larger cluster size)");
   }
   if (options.backing_file.has_value()) {
     if (options.backing_format.empty()) {

@@ -23,6 +23,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -80,6 +81,8 @@ class Image final : public BlockBackend {
   Task<absl::Status> Resize(uint64_t size_bytes) override;
   Task<absl::Status> Close() override;
 
+  const Header& header() const { return header_; }
+
   // Bytes of metadata in memory.
   uint64_t cache_memory_bytes() const { return cache_.memory_bytes(); }
 
@@ -97,6 +100,10 @@ class Image final : public BlockBackend {
   Task<absl::Status> ReadRun(MappedRun run, uint64_t offset, IoVecs dst);
   Task<void> ReadPiece(MappedRun run, uint64_t offset, IoVecList dst, absl::Status* status);
   Task<absl::Status> ReadBacking(uint64_t offset, IoVecs dst);
+  // Whether the file lacks much of what it should hold, so that a look for its holes is worth while.
+  bool HasUnwrittenClusters();
+  // Completes the answer about host bytes that are stored: where the file has a hole they are zeros.
+  Task<absl::Status> LookForHole(RangeStatus* answer);
   Task<absl::Status> WriteBytes(uint64_t offset, IoVecs src);
   Task<absl::Status> WriteZeroBytes(uint64_t offset, uint64_t length);
 
@@ -162,6 +169,8 @@ class Image final : public BlockBackend {
   CompressedClusters compressed_;
   BufferPool buffers_;
   RangeLock clusters_;  // Guest clusters that get or lose host clusters.
+
+  std::optional<bool> has_unwritten_clusters_;
 
   bool prepared_ = false;
   AsyncMutex preparing_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/align.h"
 #include "base/status.h"
 #include "storage/qcow2/image.h"
 #include "storage/request_check.h"
@@ -90,6 +91,33 @@ Task<absl::Status> Image::ReadBacking(uint64_t offset, IoVecs dst) {
   co_return status;
 }
 
+bool Image::HasUnwrittenClusters() {
+  if (has_unwritten_clusters_.has_value()) return *has_unwritten_clusters_;
+  // As QEMU sees it: one cluster in ten is missing on the host, and more than two are.
+  const absl::StatusOr<uint64_t> bytes = data_.AllocatedBytes();
+  const uint64_t stored = bytes.ok() ? layout_.clusters_for(*bytes) : 0;
+  const uint64_t wanted = data_.size() >> layout_.cluster_bits;
+  has_unwritten_clusters_ = bytes.ok() && wanted >= std::max(stored * 10 / 9, stored + 2);
+  return *has_unwritten_clusters_;
+}
+
+Task<absl::Status> Image::LookForHole(RangeStatus* answer) {
+  constexpr uint64_t kSector = 512;
+  if (*answer->host_offset >= data_.size()) {
+    answer->reads_as_zeros = true;
+    co_return absl::OkStatus();
+  }
+  CO_ASSIGN_OR_RETURN(const FileExtent extent, co_await data_.Extent(*answer->host_offset));
+  // A hole's last part of a sector counts as data, except at the end of the file.
+  const bool ends_file = *answer->host_offset + extent.length >= data_.size();
+  const uint64_t length = extent.data || ends_file ? AlignUp<uint64_t>(extent.length, kSector)
+                                                   : AlignDown<uint64_t>(extent.length, kSector);
+  answer->reads_as_zeros = !extent.data && length > 0;
+  if (answer->reads_as_zeros && ends_file) co_return absl::OkStatus();
+  answer->length = std::min(answer->length, std::max(length, kSector));
+  co_return absl::OkStatus();
+}
+
 Task<absl::StatusOr<RangeStatus>> Image::Status(uint64_t offset, uint64_t length) {
   const InFlight::Operation operation(in_flight_);
   CO_RETURN_IF_ERROR(CheckRequest(file_->name(), geometry_, offset, length));
@@ -102,6 +130,7 @@ Task<absl::StatusOr<RangeStatus>> Image::Status(uint64_t offset, uint64_t length
   if (const auto* allocated = std::get_if<Allocated>(&run.mapping)) {
     answer.host_offset = allocated->host_offset;
     answer.file_name = &data_.name();
+    if (HasUnwrittenClusters()) CO_RETURN_IF_ERROR(co_await LookForHole(&answer));
   } else if (const auto* zero = std::get_if<Zero>(&run.mapping)) {
     answer.kind = RangeKind::kZero;
     answer.reads_as_zeros = true;

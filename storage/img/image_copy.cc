@@ -1,0 +1,274 @@
+#include "storage/img/image_copy.h"
+
+#include <algorithm>
+#include <cstring>
+#include <span>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "base/align.h"
+#include "base/iovecs.h"
+#include "base/status.h"
+
+namespace vireo::img {
+namespace {
+
+constexpr uint64_t kPieceBytes = 2 << 20;
+constexpr uint64_t kSector = 512;
+
+bool IsZero(const uint8_t* bytes, uint64_t length) {
+  const iovec part = ToIoVec(std::span<const uint8_t>(bytes, length));
+  return IsAllZero(IoVecs(&part, 1));
+}
+
+std::string Reason(const absl::Status& status) {
+  const int error = StatusErrno(status);
+  return error != 0 ? std::strerror(error) : std::string(status.message());
+}
+
+absl::Status At(const char* what, uint64_t offset, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrFormat("error while %s at byte %d: %s", what, offset,
+                                                     Reason(status)));
+}
+
+}  // namespace
+
+ImageCopy::ImageCopy(EventLoop& loop, Options options, Progress& progress)
+    : loop_(loop), options_(std::move(options)), progress_(progress), workers_(loop) {
+  for (const BlockBackend* source : options_.sources) {
+    starts_.push_back(total_);
+    total_ += source->geometry().size_bytes;
+  }
+}
+
+Task<absl::Status> ImageCopy::Run() {
+  progress_.Set(0);
+  CO_RETURN_IF_ERROR(co_await CountBytes());
+  for (int i = 0; i < options_.workers; ++i) workers_.Spawn(Work());
+  co_await workers_.Join();
+  co_return status_;
+}
+
+Task<absl::StatusOr<ImageCopy::Extent>> ImageCopy::ExtentAt(uint64_t offset) {
+  const size_t index =
+      static_cast<size_t>(std::upper_bound(starts_.begin(), starts_.end(), offset) -
+                          starts_.begin()) -
+      1;
+  BlockBackend& source = *options_.sources[index];
+  const uint64_t inside = offset - starts_[index];
+  const absl::StatusOr<RangeStatus> answer =
+      co_await source.Status(inside, source.geometry().size_bytes - inside);
+  if (!answer.ok()) {
+    if (options_.salvage) {
+      warnings_.push_back(absl::StrFormat("error while reading block status at offset %d: %s",
+                                          offset, Reason(answer.status())));
+      co_return Extent{.kind = Kind::kData, .end = std::min(offset + kSector, total_)};
+    }
+    co_return absl::Status(answer.status().code(),
+                           absl::StrFormat("error while reading block status at offset %d: %s",
+                                           offset, Reason(answer.status())));
+  }
+  Extent extent = {.end = offset + answer->length};
+  const bool own = answer->depth == 0 && (answer->present || !options_.source_has_backing);
+  if (options_.target_has_backing && !own) {
+    extent.kind = Kind::kSkip;
+  } else if (answer->reads_as_zeros) {
+    const bool behind_backing =
+        options_.target_has_backing && offset >= options_.target_backing_bytes;
+    extent.kind = behind_backing ? Kind::kSkip : Kind::kZero;
+    if (options_.sparse_bytes == 0 && extent.kind == Kind::kZero) extent.kind = Kind::kData;
+  }
+  co_return extent;
+}
+
+// What there is to write, for the progress.
+Task<absl::Status> ImageCopy::CountBytes() {
+  const size_t warned = warnings_.size();
+  for (uint64_t offset = 0; offset < total_;) {
+    CO_ASSIGN_OR_RETURN(const Extent extent, co_await ExtentAt(offset));
+    const bool written =
+        extent.kind == Kind::kData || (extent.kind == Kind::kZero && !options_.target_is_zero);
+    if (written) to_copy_ += extent.end - offset;
+    offset = extent.end;
+  }
+  warnings_.resize(warned);  // The copy will meet them again.
+  co_return absl::OkStatus();
+}
+
+Task<absl::StatusOr<ImageCopy::Piece>> ImageCopy::NextPiece() {
+  const AsyncMutex::Guard guard = co_await walking_.Lock();
+  Piece piece = {.offset = position_};
+  if (position_ == total_) co_return piece;
+  CO_ASSIGN_OR_RETURN(const Extent extent, co_await ExtentAt(position_));
+  const uint64_t unit = options_.unit_bytes;
+  uint64_t end = position_;
+  if (extent.kind != Kind::kData) {
+    end = extent.end == total_ ? total_ : AlignDown<uint64_t>(extent.end, unit);
+    piece.kind = extent.kind;
+  }
+  if (end <= position_) {  // Data, or less than a unit of something else.
+    piece.kind = Kind::kData;
+    const uint64_t limit = std::max(kPieceBytes, unit);
+    end = std::min(AlignUp<uint64_t>(extent.end, unit), position_ + limit);
+    if (extent.kind != Kind::kData) end = position_ + unit;
+    end = std::min(end, total_);
+  }
+  piece.length = end - position_;
+  piece.ticket = next_ticket_++;
+  position_ = end;
+  co_return piece;
+}
+
+Task<void> ImageCopy::Work() {
+  const AlignedBytes bytes = AllocateAligned(std::max(kPieceBytes, options_.unit_bytes));
+  while (status_.ok()) {
+    const absl::StatusOr<Piece> piece = co_await NextPiece();
+    if (!piece.ok()) {
+      Fail(piece.status());
+      co_return;
+    }
+    if (piece->length == 0) co_return;
+    const absl::Status copied = co_await CopyPiece(*piece, bytes.get());
+    if (!copied.ok()) {
+      Fail(copied);
+      co_return;
+    }
+  }
+}
+
+Task<absl::Status> ImageCopy::CopyPiece(Piece piece, uint8_t* bytes) {
+  if (piece.kind == Kind::kData) {
+    const absl::Status read = co_await ReadPiece(piece.offset, piece.length, bytes);
+    if (!read.ok()) co_return read;
+    if (options_.bytes_per_second != 0) co_await Pace(piece.length);
+  }
+  if (options_.in_order) co_await WaitForTurn(piece.ticket);
+  if (!status_.ok()) co_return absl::OkStatus();  // Another one has failed: told once.
+  absl::Status status;
+  {
+    TaskScope writes(loop_);
+    StartWrites(piece, bytes, writes, &status);
+    if (options_.in_order) EndTurn(piece.ticket);
+    co_await writes.Join();
+  }
+  const bool counted =
+      piece.kind == Kind::kData || (piece.kind == Kind::kZero && !options_.target_is_zero);
+  if (status.ok() && counted) {
+    copied_ += piece.length;
+    progress_.Set(100.0f * static_cast<float>(std::min(copied_, to_copy_)) /
+                  static_cast<float>(std::max<uint64_t>(to_copy_, 1)));
+  }
+  co_return status;
+}
+
+Task<absl::Status> ImageCopy::ReadPiece(uint64_t offset, uint64_t length, uint8_t* bytes) {
+  while (length > 0) {
+    const size_t index =
+        static_cast<size_t>(std::upper_bound(starts_.begin(), starts_.end(), offset) -
+                            starts_.begin()) -
+        1;
+    BlockBackend* const source = options_.sources[index];
+    const uint64_t inside = offset - starts_[index];
+    const uint64_t part = std::min(length, source->geometry().size_bytes - inside);
+    const iovec dst = {bytes, part};
+    const absl::Status read = co_await source->Read(inside, IoVecs(&dst, 1));
+    if (!read.ok() && !options_.salvage) co_return At("reading", offset, read);
+    if (!read.ok()) {
+      CO_RETURN_IF_ERROR(co_await Salvage(source, starts_[index], inside, part, bytes));
+    }
+    bytes += part;
+    offset += part;
+    length -= part;
+  }
+  co_return absl::OkStatus();
+}
+
+Task<absl::Status> ImageCopy::Salvage(BlockBackend* source, uint64_t base, uint64_t offset,
+                                      uint64_t length, uint8_t* bytes) {
+  for (uint64_t at = 0; at < length; at += kSector) {
+    const iovec dst = {bytes + at, kSector};
+    const absl::Status read = co_await source->Read(offset + at, IoVecs(&dst, 1));
+    if (read.ok()) continue;
+    std::memset(bytes + at, 0, kSector);
+    warnings_.push_back(
+        absl::StrFormat("error while reading offset %d: %s", base + offset + at, Reason(read)));
+  }
+  co_return absl::OkStatus();
+}
+
+void ImageCopy::StartWrites(const Piece& piece, uint8_t* bytes, TaskScope& writes,
+                            absl::Status* status) {
+  if (piece.kind == Kind::kSkip) return;
+  if (piece.kind == Kind::kZero) {
+    writes.Spawn(WriteZeros(piece.offset, piece.length, status));
+    return;
+  }
+  // Runs of units that are all zeros, or not; a short run of zeros joins what is around it.
+  const uint64_t unit = options_.unit_bytes;
+  uint64_t data = 0;   // Where data that is not written yet begins.
+  uint64_t zeros = 0;  // Where the zeros behind it begin.
+  const auto write_data = [&](uint64_t begin, uint64_t end) {
+    if (begin == end) return;
+    writes.Spawn(WriteData(piece.offset + begin, bytes + begin, end - begin, status));
+  };
+  for (uint64_t at = 0;; at += unit) {
+    const bool ends = at >= piece.length;
+    const uint64_t length = ends ? 0 : std::min(unit, piece.length - at);
+    if (!ends && options_.sparse_bytes != 0 && IsZero(bytes + at, length)) continue;
+    const uint64_t here = std::min(at, piece.length);
+    // [zeros, here) is zeros, and data begins here, or the piece ends.
+    const bool whole = zeros == 0 && here == piece.length;
+    if (here > zeros && (here - zeros >= options_.sparse_bytes || whole)) {
+      write_data(data, zeros);
+      writes.Spawn(WriteZeros(piece.offset + zeros, here - zeros, status));
+      data = here;
+    }
+    if (ends) {
+      write_data(data, piece.length);
+      return;
+    }
+    zeros = at + length;
+  }
+}
+
+Task<void> ImageCopy::WriteData(uint64_t offset, const uint8_t* bytes, uint64_t length,
+                                absl::Status* status) {
+  const iovec src = {const_cast<uint8_t*>(bytes), length};
+  const absl::Status written = co_await options_.target->Write(offset, IoVecs(&src, 1));
+  if (!written.ok()) *status = At("writing", offset, written);
+}
+
+Task<void> ImageCopy::WriteZeros(uint64_t offset, uint64_t length, absl::Status* status) {
+  if (options_.target_is_zero) co_return;
+  const absl::Status written =
+      co_await options_.target->WriteZeroes(offset, length, {.may_unmap = true});
+  if (!written.ok()) *status = At("writing", offset, written);
+}
+
+Task<void> ImageCopy::WaitForTurn(uint64_t ticket) {
+  while (turn_ != ticket && status_.ok()) {
+    turned_.Reset();
+    co_await turned_.Wait();
+  }
+}
+
+void ImageCopy::EndTurn(uint64_t ticket) {
+  turn_ = ticket + 1;
+  turned_.Set();
+}
+
+Task<void> ImageCopy::Pace(uint64_t bytes) {
+  const absl::Time now = absl::Now();
+  const absl::Time mine = std::max(now, free_at_);
+  free_at_ = mine + absl::Seconds(static_cast<double>(bytes) /
+                                  static_cast<double>(options_.bytes_per_second));
+  if (mine > now) co_await loop_.SleepFor(mine - now);
+}
+
+void ImageCopy::Fail(absl::Status status) {
+  if (status_.ok()) status_ = std::move(status);
+  turned_.Set();  // Who waits for a turn that will not come.
+}
+
+}  // namespace vireo::img

@@ -1,0 +1,359 @@
+#!/usr/bin/env python3
+"""vireo-img and qemu-img 7.2 side by side: the same command line in two copies of one folder.
+
+usage: img_agreement_test.py VIREO_IMG [TEST...]
+What they print, their exit status and the images that they leave must be the same, but for the program's
+name and for what is listed as ours. Skipped where qemu-img is missing or is no 7.2.
+"""
+
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+VIREO_IMG = os.path.abspath(sys.argv[1])
+QEMU_IMG = "/usr/bin/qemu-img"
+QEMU_IO = "/usr/bin/qemu-io"
+LIMIT = 120  # Seconds; only ever reached by a failing test.
+
+
+def have_qemu():
+    if not (os.access(QEMU_IMG, os.X_OK) and os.access(QEMU_IO, os.X_OK)):
+        return False
+    version = subprocess.run([QEMU_IMG, "--version"], stdout=subprocess.PIPE).stdout.decode()
+    return "version 7.2" in version
+
+
+def must(*args, cwd):
+    done = subprocess.run(args, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=LIMIT)
+    assert done.returncode == 0, (args, done.stdout)
+    return done.stdout.decode()
+
+
+@unittest.skipUnless(have_qemu(), "qemu-img 7.2 and qemu-io are not installed")
+class Agreement(unittest.TestCase):
+    maxDiff = None
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory(dir=os.environ.get("TEST_TMPDIR"))
+        self.addCleanup(self.folder.cleanup)
+        self.start = os.path.join(self.folder.name, "start")
+        os.mkdir(self.start)
+
+    def img(self, *args):
+        """Prepares the folder that both programs will find."""
+        return must(QEMU_IMG, *args, cwd=self.start)
+
+    def io(self, name, *commands, fmt="qcow2"):
+        flags = [flag for command in commands for flag in ("-c", command)]
+        return must(QEMU_IO, "-f", fmt, *flags, name, cwd=self.start)
+
+    def run_in(self, program, name, args):
+        folder = os.path.join(self.folder.name, name)
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run(["cp", "-a", "--sparse=always", self.start, folder], check=True)
+        done = subprocess.run([program, *args], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              timeout=LIMIT)
+        # How many steps of progress there are is a matter of timing.
+        steps = rb"^(    \(0\.00/100%\)\r)(?:    \([0-9.]+/100%\)\r)*(    \(100\.00/100%\)\r\n)$"
+        if args[0] == "convert":
+            done.stdout = re.sub(steps, rb"\1\2", done.stdout)
+        text = [re.sub(r"\b(qemu|vireo)-img\b", "IMG", output.decode("utf-8", "replace"))
+                for output in (done.stdout, done.stderr)]
+        return done.returncode, text[0], text[1]
+
+    def agree(self, line, images=(), keep=False):
+        """`line` does the same with both; `images` (name, format) are then equal and sound."""
+        args = line if isinstance(line, list) else line.split()
+        with self.subTest(line=line):
+            theirs = self.run_in(QEMU_IMG, "theirs", args)
+            ours = self.run_in(VIREO_IMG, "ours", args)
+            self.assertEqual(theirs, ours)
+            left = [sorted(os.listdir(os.path.join(self.folder.name, name))) for name in ("theirs", "ours", "start")]
+            # A failed run of ours leaves no half file.
+            self.assertEqual(left[1], left[0] if ours[0] == 0 else left[2])
+            for name, fmt in images:
+                self.same_image(name, fmt)
+        if keep:
+            shutil.rmtree(self.start)
+            shutil.copytree(os.path.join(self.folder.name, "theirs"), self.start)
+
+    def same_image(self, name, fmt):
+        must(QEMU_IMG, "compare", "-f", fmt, "-F", fmt, f"theirs/{name}", f"ours/{name}", cwd=self.folder.name)
+        if fmt == "qcow2":
+            must(QEMU_IMG, "check", "-f", fmt, f"ours/{name}", cwd=self.folder.name)
+        shown = [must(QEMU_IMG, "info", "--output=json", "-f", fmt, name, cwd=os.path.join(self.folder.name, where))
+                 for where in ("theirs", "ours")]
+        shown = [re.sub(r'"actual-size": \d+', "", text) for text in shown]
+        self.assertEqual(shown[0], shown[1])
+
+    def agree_on_all(self, lines):
+        for line in lines:
+            self.agree(line)
+
+    def chain(self):
+        """c.qcow2 over the shorter b.qcow2 over the shorter a.raw; z.qcow2 is the same, compressed."""
+        self.img("create", "-q", "-f", "raw", "a.raw", "8M")
+        self.io("a.raw", "write -P 1 1M 1M", "write -P 9 5M 12k", fmt="raw")
+        self.img("create", "-q", "-f", "qcow2", "-b", "a.raw", "-F", "raw", "b.qcow2", "10M")
+        self.io("b.qcow2", "write -P 2 64k 64k", "write -z 256k 128k", "write -P 3 9M 64k", "write -P 4 3M 4k")
+        self.img("create", "-q", "-f", "qcow2", "-b", "b.qcow2", "-F", "qcow2", "c.qcow2", "12M")
+        self.io("c.qcow2", "write -P 2 640k 64k", "write -z -u 768k 128k", "write -P 7 11M 8k")
+        self.img("convert", "-c", "-O", "qcow2", "c.qcow2", "z.qcow2")
+
+
+class Map(Agreement):
+    def test_chains(self):
+        self.chain()
+        for name in ("a.raw", "b.qcow2", "c.qcow2", "z.qcow2"):
+            for output in ("human", "json"):
+                self.agree(f"map --output={output} {name}")
+
+    def test_ranges(self):
+        self.chain()
+        self.agree_on_all([
+            "map -s 1M -l 2M c.qcow2", "map -s 1M -l 2M --output=json c.qcow2", "map -s 100M --output=json c.qcow2",
+            "map --start-offset=1000 --max-length 100 --output=json c.qcow2", "map -l 1 --output=json a.raw",
+            "map -s 12M --output=json c.qcow2", "map -f raw c.qcow2", "map -U c.qcow2"])
+
+    def test_kinds_of_images(self):
+        for name, options in (("small", "cluster_size=512"), ("large", "cluster_size=2M"), ("old", "compat=0.10"),
+                              ("pre", "preallocation=metadata")):
+            self.img("create", "-q", "-f", "qcow2", "-o", options, name, "5M")
+            self.io(name, "write -P 5 1M 200k", "write -P 5 3M 3k", "write -z 1100k 10k")
+            self.agree(f"map {name}")
+            self.agree(f"map --output=json {name}")
+
+    def test_refusals(self):
+        self.chain()
+        self.agree_on_all([
+            "map", "map nosuch", "map -f foo a.raw", "map a.raw b.qcow2", "map -Q a.raw", "map --nope a.raw", "map -f",
+            "map --output=foo a.raw", "map -s 1x a.raw", "map -l 1x a.raw", "map -s 9E a.raw", "map -f qcow2 a.raw"])
+
+
+class Compare(Agreement):
+    def test_chains(self):
+        self.chain()
+        self.img("convert", "-O", "qcow2", "a.raw", "a.qcow2")
+        self.img("convert", "-S", "0", "-O", "raw", "a.raw", "full.raw")
+        for flags in ("", "-s", "-q", "-p", "-T none", "-U"):
+            for first, second in (("a.raw", "a.raw"), ("a.raw", "b.qcow2"), ("c.qcow2", "z.qcow2"), ("z.qcow2", "c.qcow2"),
+                                  ("a.raw", "a.qcow2"), ("full.raw", "a.qcow2"), ("full.raw", "a.raw"),
+                                  ("a.qcow2", "b.qcow2")):
+                self.agree(f"compare {flags} {first} {second}")
+
+    def test_sizes(self):
+        self.chain()
+        for name, command in (("longer", "write -z 0 0"), ("more", "write -P 7 11M 64k"), ("zeros", "write -P 0 10M 1M")):
+            self.img("convert", "-O", "raw", "a.raw", name)
+            self.img("resize", "-q", "-f", "raw", name, "12M")
+            self.io(name, command, fmt="raw")
+            for flags in ("", "-s", "-q", "-p"):
+                self.agree(f"compare {flags} -f raw -F raw a.raw {name}")
+                self.agree(f"compare {flags} -f raw -F raw {name} a.raw")
+
+    def test_differences(self):
+        self.chain()
+        for at in (0, 1500000, 8 * 1024 * 1024 - 1):
+            shutil.copy(os.path.join(self.start, "a.raw"), os.path.join(self.start, "d.raw"))
+            with open(os.path.join(self.start, "d.raw"), "r+b") as file:
+                file.seek(at)
+                file.write(b"x")
+            self.agree("compare -f raw -F raw a.raw d.raw")
+            self.agree("compare -p -f raw -F raw d.raw a.raw")
+
+    def test_refusals(self):
+        self.chain()
+        self.agree_on_all([
+            "compare", "compare a.raw", "compare a.raw a.raw a.raw", "compare a.raw nosuch", "compare nosuch a.raw",
+            "compare -f foo a.raw a.raw", "compare -F foo a.raw a.raw", "compare -T foo a.raw a.raw",
+            "compare -f qcow2 a.raw a.raw", "compare -f raw -F raw a.raw b.qcow2", "compare -X a.raw a.raw"])
+
+
+class Measure(Agreement):
+    def test_sizes(self):
+        for options in ("", "-o cluster_size=4k", "-o cluster_size=512,refcount_bits=64", "-o cluster_size=2M",
+                        "-o refcount_bits=1", "-o compat=0.10", "-o backing_file=a.raw,backing_fmt=raw", "-o size=1G"):
+            for size in ("0", "1000", "1G", "1T"):
+                self.agree(f"measure --size {size} -O qcow2 {options}")
+        self.agree_on_all(["measure --size 1G", "measure --size 1000 -O raw", "measure --size 8E", "measure --size foo",
+                           "measure --size 1P -O qcow2 -o cluster_size=512", "measure --size 1G -O raw -o size=2G",
+                           "measure --size 1G -O raw -o preallocation=full", "measure --size 1G -O qcow2 --output=json"])
+
+    def test_images(self):
+        self.chain()
+        self.img("create", "-q", "-f", "qcow2", "-o", "compat=0.10", "old", "3M")
+        for name in ("a.raw", "b.qcow2", "c.qcow2", "z.qcow2", "old"):
+            for flags in ("-O raw", "-O qcow2", "-O qcow2 --output=json", "-O qcow2 -o cluster_size=512", "-O qcow2 -o cluster_size=2M",
+                          "-O qcow2 -o compat=0.10", "-O qcow2 -o backing_file=a.raw,backing_fmt=raw", "-f raw -O qcow2"):
+                self.agree(f"measure {flags} {name}")
+
+    def test_refusals(self):
+        self.chain()
+        self.agree_on_all([
+            "measure", "measure a.raw b.qcow2", "measure --size 1G a.raw", "measure --size 1G -f raw", "measure --size 1G -l x",
+            "measure nosuch", "measure -O foo a.raw", "measure -f foo a.raw", "measure --output=foo a.raw",
+            "measure -O qcow2 --size 1G -o foo=bar", "measure -O qcow2 --size 1G -o cluster_size=1000",
+            "measure -O qcow2 --size 1G -o ,", "measure --size -1"])
+
+
+class Dd(Agreement):
+    def test_copies(self):
+        self.chain()
+        for flags, fmt in (("", "raw"), ("-O qcow2", "qcow2")):
+            for blocks in ("bs=1M", "bs=1M count=2", "bs=64k skip=3", "bs=1000 count=3", "count=0", "bs=1000 skip=3", "count=1k"):
+                for name in ("a.raw", "c.qcow2"):
+                    self.agree(f"dd {flags} if={name} of=new {blocks}", [("new", fmt)])
+        self.agree("dd -f raw -O raw if=c.qcow2 of=new", [("new", "raw")])
+        self.agree("dd if=a.raw of=c.qcow2 bs=1M count=1", [("c.qcow2", "raw")])
+        self.agree("dd -U if=a.raw if=c.qcow2 of=new bs=1M", [("new", "raw")])
+
+    def test_refusals(self):
+        self.chain()
+        self.agree_on_all([
+            "dd", "dd if=a.raw", "dd of=x", "dd if=a.raw of=x bs=0", "dd if=a.raw of=x bs=foo", "dd if=a.raw of=x bs=3G",
+            "dd if=a.raw of=x count=foo", "dd if=a.raw of=x skip=foo", "dd if=a.raw of=x foo=1", "dd if=a.raw of=x foo",
+            "dd if=nosuch of=x", "dd if=a.raw of=x -O foo", "dd if=a.raw of=/nodir/x", "dd if=a.raw of=x skip=20 bs=1M",
+            "dd if=a.raw of=x count=-1", "dd if=a.raw of=x bs=-1"])
+
+
+SHAPES = ("", "compat=0.10", "cluster_size=512", "cluster_size=4k", "cluster_size=2M", "refcount_bits=1",
+          "refcount_bits=64,cluster_size=512", "compression_type=zstd")
+
+
+class Convert(Agreement):
+    def pattern(self, name, size):
+        """A raw file of `size` bytes: noise, text, short and long runs of zeros."""
+        noise = random.Random(size).randbytes(300 * 1024)
+        with open(os.path.join(self.start, name), "wb") as file:
+            file.truncate(size)
+            for at, data in ((0, noise[:1000]), (70 * 1024, b"text " * 20000), (1 << 20, noise), (1500 * 1024, b"\0" * 9000),
+                             ((2 << 20) + 512, noise[:512]), (size - 700, noise[:700])):
+                file.seek(at)
+                file.write(data[:size - at])
+
+    def test_shapes(self):
+        self.pattern("a.raw", 5 * 1024 * 1024 + 512 * 7)
+        self.pattern("odd.raw", 3000001)
+        for shape in SHAPES:
+            options = f"-o {shape}" if shape else ""
+            self.agree(f"convert -O qcow2 {options} a.raw x", [("x", "qcow2")])
+            self.agree(f"convert -f raw -O qcow2 {options} odd.raw x", [("x", "qcow2")])
+            self.img("convert", "-O", "qcow2", *options.split(), "a.raw", "s.qcow2")
+            self.agree("convert -O raw s.qcow2 x", [("x", "raw")])
+            self.agree("convert -f qcow2 -O qcow2 s.qcow2 x", [("x", "qcow2")])
+            self.agree("convert -f raw -O raw s.qcow2 x", [("x", "raw")])
+
+    def test_flags(self):
+        self.pattern("a.raw", 5 * 1024 * 1024)
+        for flags in ("-p", "-q", "-p -q", "-W", "-m 1", "-m 16 -W", "-S 0", "-S 4k", "-S 1M", "-t none -T none", "-t writethrough",
+                      "-t directsync", "-U", "-C", "-r 1G", "--salvage", "-o size=1M", "-o size=20M"):
+            for fmt in ("raw", "qcow2"):
+                self.agree(f"convert {flags} -O {fmt} a.raw x", [("x", fmt)])
+
+    def test_chains_and_many(self):
+        self.chain()
+        for name in ("a.raw", "b.qcow2", "c.qcow2", "z.qcow2"):
+            for fmt in ("raw", "qcow2"):
+                self.agree(f"convert -O {fmt} {name} x", [("x", fmt)])
+        self.agree("convert -O qcow2 a.raw c.qcow2 z.qcow2 x", [("x", "qcow2")])
+        self.agree("convert -O raw a.raw c.qcow2 z.qcow2 x", [("x", "raw")])
+
+    def test_backing(self):
+        self.chain()
+        self.img("create", "-q", "-f", "raw", "short.raw", "1M")
+        self.img("create", "-q", "-f", "raw", "long.raw", "40M")
+        self.io("long.raw", "write -P 8 0 40M", fmt="raw")
+        for line in ("-B a.raw -F raw b.qcow2", "-o backing_file=a.raw,backing_fmt=raw b.qcow2", "-B a.raw -F raw a.raw",
+                     "-B b.qcow2 -F qcow2 c.qcow2", "-B short.raw -F raw a.raw", "-B long.raw -F raw a.raw",
+                     "-B long.raw -F raw z.qcow2", "-B short.raw -F raw z.qcow2"):
+            for flags in ("", "-o cluster_size=4k", "-S 0"):
+                self.agree(f"convert -O qcow2 {flags} {line} x", [("x", "qcow2")])
+
+    def test_existing_target(self):
+        self.chain()
+        for name, fmt in (("t.raw", "raw"), ("t.qcow2", "qcow2")):
+            self.img("create", "-q", "-f", fmt, name, "12M")
+            self.io(name, "write -P 0xee 0 12M", fmt=fmt)
+            for source in ("a.raw", "b.qcow2", "c.qcow2"):
+                self.agree(f"convert -n -O {fmt} {source} {name}", [(name, fmt)])
+                self.agree(f"convert -n -S 0 -O {fmt} {source} {name}", [(name, fmt)])
+            self.img("create", "-q", "-f", fmt, name, "12M")
+            self.agree(f"convert -n --target-is-zero -W -O {fmt} c.qcow2 {name}", [(name, fmt)])
+            self.agree(f"convert -O qcow2 c.qcow2 {name}", [(name, "qcow2")])
+            self.agree(f"convert -O raw c.qcow2 {name}", [(name, "raw")])
+
+    def test_refusals(self):
+        self.chain()
+        self.img("create", "-q", "-f", "raw", "tiny.raw", "1M")
+        self.agree_on_all([
+            "convert", "convert a.raw", "convert nosuch x", "convert a.raw nosuch x", "convert -O foo a.raw x",
+            "convert -f foo a.raw x", "convert -S 1 a.raw x", "convert -S 32M a.raw x", "convert -S foo a.raw x",
+            "convert -m 0 a.raw x", "convert -m 17 a.raw x", "convert -m foo a.raw x", "convert -r foo a.raw x",
+            "convert -C -c -O qcow2 a.raw x", "convert -C -S 4k a.raw x", "convert -C --salvage a.raw x",
+            "convert --target-image-opts a.raw x", "convert --target-is-zero a.raw x", "convert -n a.raw x",
+            "convert -n -o cluster_size=4k -O qcow2 a.raw c.qcow2", "convert -B a.raw -O qcow2 b.qcow2 x",
+            "convert -B a.raw -F raw -O raw b.qcow2 x", "convert -F raw -O qcow2 b.qcow2 x",
+            "convert -B a.raw -F raw -O qcow2 a.raw b.qcow2 x", "convert -t foo a.raw x", "convert -T foo a.raw x",
+            "convert --skip-broken-bitmaps -O qcow2 b.qcow2 x", "convert -O qcow2 -o foo=1 a.raw x",
+            "convert -O qcow2 -o cluster_size=1000 a.raw x", "convert a.raw /nodir/x", "convert -O qcow2 a.raw /nodir/x",
+            "convert -O qcow2 -o ,, a.raw x", "convert -n -O raw a.raw tiny.raw", "convert a.raw a.raw",
+            "convert -O qcow2 a.raw a.raw", "convert -D x a.raw x", "convert -O qcow2 -o help", "convert -o help",
+            "convert -O qcow2 -o help a.raw x", "convert -O foo -o help"])
+
+
+class Create(Agreement):
+    def test_qcow2(self):
+        self.chain()
+        for options in ("", "-o cluster_size=4k", "-o compat=0.10", "-o compat=v3,lazy_refcounts=on", "-o refcount_bits=1",
+                        "-o cluster_size=512 -o refcount_bits=64", "-o compression_type=zstd", "-o lazy_refcounts",
+                        "-o nolazy_refcounts", "-o cluster_size=64k,cluster_size=4k", "-o lazy_refcounts=yes"):
+            self.agree(f"create -f qcow2 {options} x 10M", [("x", "qcow2")])
+        self.agree_on_all(["create -q -f qcow2 x 1M", "create -f qcow2 x 1000", "create -f qcow2 x 0", "create -f qcow2 -o size=1M x",
+                           "create -f qcow2 x 0x100000", "create -f qcow2 x 1.5M"])
+
+    def test_clones(self):
+        self.chain()
+        for line in ("create -f qcow2 -b a.raw -F raw x", "create -f qcow2 -b b.qcow2 -F qcow2 x 20M",
+                     "create -f qcow2 -b c.qcow2 -F qcow2 -o compat=0.10 x", "create -f qcow2 -b a.raw -F raw x 1000",
+                     "create -f qcow2 -b a.raw -F raw -o backing_file=c.qcow2 x 1M",
+                     "create -f qcow2 -o backing_file=a.raw,backing_fmt=raw x"):
+            self.agree(line, [("x", "qcow2")])
+        self.agree_on_all(["create -u -f qcow2 -b nosuch -F raw x 1M", "create -u -f qcow2 -b a,b.raw -F raw x 1M"])
+
+    def test_raw(self):
+        for line in ("create x 1000", "create x 10M", "create -f raw -o preallocation=falloc x 1M",
+                     "create -o preallocation=full x 1M", "create -o size=1M,nocow=off x"):
+            self.agree(line, [("x", "raw")])
+
+    def test_help(self):
+        self.agree_on_all(["create -f qcow2 -o help", "create -o help", "create -f raw -o ?", "create -f qcow2 -o help x",
+                           "create -o help x", "create -f foo -o help", "create -f qcow2 -o cluster_size=1,help"])
+
+    def test_refusals(self):
+        self.chain()
+        self.agree_on_all([
+            "create", "create x", "create x 1 2", "create x 1Q", "create x 8E", "create x -1", "create -f foo x 1M",
+            "create -f qcow2 x", "create -f qcow2 -b nosuch -F raw x", "create -f qcow2 -b a.raw -F foo x",
+            "create -b a.raw -F raw x 1M", "create -f qcow2 -b x -F raw x 1M", "create -F raw x 1M",
+            "create -f qcow2 -F raw x 1M", ["create", "-f", "qcow2", "-b", "", "x", "1M"], "create -u -f qcow2 -b nosuch -F raw x",
+            "create -u -f qcow2 -b nosuch x 1M", "create -f qcow2 -o foo=1 x 1M", "create -f qcow2 -o cluster_size=1000 x 1M",
+            "create -f qcow2 -o cluster_size=foo x 1M", "create -f qcow2 -o compat=3 x 1M",
+            "create -f qcow2 -o compression_type=lz4 x 1M", "create -f qcow2 -o refcount_bits=3 x 1M",
+            "create -f qcow2 -o refcount_bits=foo x 1M", "create -f qcow2 -o refcount_bits=-1 x 1M",
+            "create -f qcow2 -o compat=0.10,refcount_bits=1 x 1M", "create -f qcow2 -o compat=0.10,lazy_refcounts=on x 1M",
+            "create -f qcow2 -o lazy_refcounts=foo x 1M", "create -f qcow2 -o preallocation=foo x 1M",
+            "create -f qcow2 -o compat=0.10,compression_type=zstd x 1M", "create -f qcow2 -o data_file_raw=on x 1M",
+            "create -f qcow2 -o size=1M x 2M", "create -f qcow2 -o =1 x 2M", "create -f qcow2 -o ,, x 2M",
+            "create -f qcow2 -o cluster_size=64k, x 1M", "create -f qcow2 -o size=foo x", "create -f raw -o foo=1 x 1M",
+            "create -f qcow2 /nodir/x 1M", "create /nodir/x 1M", "create -f raw -o preallocation=foo x 1M",
+            "create -f raw -o preallocation=metadata x 1M", "create -f qcow2 -o cluster_size=512 x 1P",
+            "create -f qcow2 -o cluster_size=4M x 1M"])
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0], *sys.argv[2:]])
