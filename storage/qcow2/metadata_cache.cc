@@ -12,6 +12,8 @@ namespace {
 
 // Slices that lie next to each other go out as one write of at most this many.
 constexpr size_t kMaxRun = 64;
+// A miss that goes on where another was reads to the end of the table, but no more than this.
+constexpr size_t kReadAhead = 16;
 
 }  // namespace
 
@@ -21,7 +23,8 @@ MetadataCache::MetadataCache(EventLoop& loop, File& file, const Layout& layout,
       file_(file),
       layout_(layout),
       slice_bytes_(layout.slice_bytes()),
-      limit_slices_(std::max<uint64_t>(limit_bytes / slice_bytes_, 4)) {}
+      limit_slices_(std::max<uint64_t>((limit_bytes - limit_bytes / 8) / slice_bytes_, 4)),
+      runs_(layout, limit_bytes / 8) {}
 
 MetadataCache::~MetadataCache() {
   for (const Entry* entry : clock_) {
@@ -37,24 +40,101 @@ std::span<uint8_t> MetadataCache::Slice::MutableBytes() {
     std::memcpy(entry.bytes.get(), entry.frozen.get(), cache_->slice_bytes_);
   }
   if (!entry.dirty) {
-    entry.dirty = true;
-    ++cache_->dirty_counts_[static_cast<size_t>(entry.kind)];
+    if (entry.kind == MetadataKind::kL2Table) {
+      cache_->NotRestorable(&entry);
+      cache_->runs_.Forget(entry.host_offset);
+    }
+    cache_->MarkDirty(&entry);
   }
   return {entry.bytes.get(), cache_->slice_bytes_};
 }
 
+void MetadataCache::MarkDirty(Entry* entry) {
+  const size_t kind = static_cast<size_t>(entry->kind);
+  entry->dirty = true;
+  ++dirty_counts_[kind];
+  dirty_[kind].push_back(entry);
+}
+
 MetadataCache::Slice MetadataCache::Find(uint64_t host_offset) {
   const auto found = entries_.find(host_offset);
-  if (found == entries_.end() || !found->second->loaded) return Slice();
-  found->second->used = true;
-  return Slice(this, found->second.get());
+  Entry* const entry = found != entries_.end() ? found->second.get() : Restore(host_offset);
+  if (entry == nullptr || !entry->loaded) return Slice();
+  entry->used = true;
+  return Slice(this, entry);
+}
+
+MetadataCache::Entry* MetadataCache::Add(MetadataKind kind, uint64_t host_offset) {
+  MakeRoom();
+  auto owned = std::make_unique<Entry>();
+  Entry* const entry = owned.get();
+  entry->kind = kind;
+  entry->host_offset = host_offset;
+  entry->bytes = AllocateAligned(slice_bytes_);
+  entry->used = true;
+  entry->clock_index = clock_.size();
+  clock_.push_back(entry);
+  entries_.emplace(host_offset, std::move(owned));
+  return entry;
+}
+
+MetadataCache::Entry* MetadataCache::Restore(uint64_t host_offset) {
+  if (!runs_.Contains(host_offset)) return nullptr;
+  Entry* const entry = Add(MetadataKind::kL2Table, host_offset);
+  // Making room may have taught them others, and so cost them this one.
+  if (!runs_.Restore(host_offset, {entry->bytes.get(), slice_bytes_})) {
+    Erase(entry);
+    return nullptr;
+  }
+  entry->loaded = true;
+  KeepRestorable(entry);
+  return entry;
+}
+
+void MetadataCache::KeepRestorable(Entry* entry) {
+  Entry*& place = ring_[ring_next_];
+  Entry* const oldest = place;
+  if (oldest != nullptr) {
+    NotRestorable(oldest);
+    // In use: it stays as the others do.
+    if (oldest->pins == 0 && !oldest->dirty && !oldest->writing) Erase(oldest);
+  }
+  place = entry;
+  entry->restorable = true;
+  entry->ring_index = ring_next_;
+  ring_next_ = (ring_next_ + 1) % std::min(kRestorable, limit_slices_);
+}
+
+void MetadataCache::NotRestorable(Entry* entry) {
+  if (!entry->restorable) return;
+  entry->restorable = false;
+  ring_[entry->ring_index] = nullptr;
+}
+
+size_t MetadataCache::ReadAhead(MetadataKind kind, uint64_t host_offset) const {
+  // Someone has just been at the slice before it, in this table or, where tables were made in a
+  // row, in the one before.
+  const uint64_t before = host_offset - slice_bytes_;
+  const auto previous = entries_.find(before);
+  const bool known = previous != entries_.end() && previous->second->kind == kind;
+  if (!known && !runs_.Contains(before)) return 1;
+  const uint64_t end = layout_.cluster_start(host_offset) + layout_.cluster_bytes();
+  const size_t most = std::min(
+      {kReadAhead, limit_slices_ / 8, static_cast<size_t>((end - host_offset) / slice_bytes_)});
+  size_t count = 1;
+  while (count < most && !entries_.contains(host_offset + count * slice_bytes_) &&
+         !runs_.Contains(host_offset + count * slice_bytes_)) {
+    ++count;
+  }
+  return count;
 }
 
 Task<absl::StatusOr<MetadataCache::Slice>> MetadataCache::Get(MetadataKind kind,
                                                               uint64_t host_offset) {
   const auto found = entries_.find(host_offset);
-  if (found != entries_.end()) {
-    Slice slice(this, found->second.get());
+  Entry* const present = found != entries_.end() ? found->second.get() : Restore(host_offset);
+  if (present != nullptr) {
+    Slice slice(this, present);
     slice.entry_->used = true;
     if (!slice.entry_->loaded) co_await slice.entry_->load_ended.Wait();
     CO_RETURN_IF_ERROR(slice.entry_->load_status);
@@ -62,32 +142,51 @@ Task<absl::StatusOr<MetadataCache::Slice>> MetadataCache::Get(MetadataKind kind,
     co_return slice;
   }
 
-  MakeRoom();
-  auto owned = std::make_unique<Entry>();
-  Entry* const entry = owned.get();
-  entry->kind = kind;
-  entry->host_offset = host_offset;
-  entry->bytes = AllocateAligned(slice_bytes_);
-  entry->clock_index = clock_.size();
-  clock_.push_back(entry);
-  entries_.emplace(host_offset, std::move(owned));
-  Slice slice(this, entry);
-  const iovec part = ToIoVec(std::span<uint8_t>(entry->bytes.get(), slice_bytes_));
-  entry->load_status = co_await file_.Read(host_offset, IoVecs(&part, 1));
-  entry->loaded = entry->load_status.ok();
-  if (entry->loaded && vet_) entry->suspicious = vet_(kind, slice.bytes());
-  if (!entry->loaded) {
+  Missed missed;
+  const size_t count = ReadAhead(kind, host_offset);
+  for (size_t i = 0; i < count; ++i) {
+    missed.push_back(Slice(this, Add(kind, host_offset + i * slice_bytes_)));
+  }
+  CO_RETURN_IF_ERROR(co_await Load(missed));
+  co_return std::move(missed.front());
+}
+
+Task<absl::Status> MetadataCache::Load(Missed& missed) {
+  std::vector<iovec> parts;
+  for (const Slice& slice : missed) parts.push_back({slice.entry_->bytes.get(), slice_bytes_});
+  absl::Status status = co_await file_.Read(missed.front().host_offset(), parts);
+  if (status.ok() || missed.size() == 1) {
+    for (const Slice& slice : missed) EndLoad(slice.entry_, status);
+    co_return status;
+  }
+  // What cannot be read may be another's than the one that was asked for.
+  for (size_t i = 0; i < missed.size(); ++i) {
+    const absl::Status one = co_await file_.Read(missed[i].host_offset(), IoVecs(&parts[i], 1));
+    if (i == 0) status = one;
+    EndLoad(missed[i].entry_, one);
+  }
+  co_return status;
+}
+
+void MetadataCache::EndLoad(Entry* entry, absl::Status status) {
+  entry->load_status = std::move(status);
+  if (!entry->load_status.ok()) {
     // Those who wait hear of it; whoever comes next reads again.
     RemoveFromClock(entry);
-    entries_.find(host_offset)->second.release();
-    entries_.erase(host_offset);
+    entries_.find(entry->host_offset)->second.release();
+    entries_.erase(entry->host_offset);
     entry->orphan = true;
     entry->load_ended.Set();
-    co_return entry->load_status;
+    return;
+  }
+  entry->loaded = true;
+  const std::span<const uint8_t> bytes(entry->bytes.get(), slice_bytes_);
+  if (vet_) entry->suspicious = vet_(entry->kind, bytes);
+  if (entry->kind == MetadataKind::kL2Table && !entry->suspicious &&
+      runs_.Learn(entry->host_offset, bytes)) {
+    KeepRestorable(entry);
   }
   entry->load_ended.Set();
-  entry->used = true;
-  co_return slice;
 }
 
 void MetadataCache::MakeRoom() {
@@ -104,6 +203,10 @@ void MetadataCache::MakeRoom() {
       entry->used = false;
       ++hand_;
     } else {
+      // Written since it was read, it may have become one that needs no bytes.
+      if (entry->kind == MetadataKind::kL2Table && !entry->suspicious && !entry->restorable) {
+        runs_.Learn(entry->host_offset, {entry->bytes.get(), slice_bytes_});
+      }
       Erase(entry);  // Another has taken its place under the hand.
     }
   }
@@ -111,7 +214,12 @@ void MetadataCache::MakeRoom() {
 
 void MetadataCache::Erase(Entry* entry) {
   VIREO_CHECK(entry->pins == 0 && !entry->writing, "only idle slices are dropped");
-  if (entry->dirty) --dirty_counts_[static_cast<size_t>(entry->kind)];
+  NotRestorable(entry);
+  if (entry->dirty) {
+    const size_t kind = static_cast<size_t>(entry->kind);
+    --dirty_counts_[kind];
+    std::erase(dirty_[kind], entry);
+  }
   RemoveFromClock(entry);
   entries_.erase(entry->host_offset);
 }
@@ -127,13 +235,13 @@ void MetadataCache::Forget(uint64_t cluster_offset) {
     const auto found = entries_.find(cluster_offset + at);
     if (found != entries_.end()) Erase(found->second.get());
   }
+  runs_.ForgetCluster(cluster_offset);
 }
 
 MetadataCache::Frozen MetadataCache::Freeze(MetadataKind kind) {
   Frozen frozen;
   if (dirty_count(kind) == 0) return frozen;
-  for (Entry* entry : clock_) {
-    if (entry->kind != kind || !entry->dirty) continue;
+  for (Entry* entry : std::exchange(dirty_[static_cast<size_t>(kind)], {})) {
     VIREO_CHECK(!entry->writing, "a slice is in one frozen set at a time");
     entry->dirty = false;
     entry->writing = true;
@@ -181,10 +289,7 @@ void MetadataCache::Thaw(const Frozen& frozen, bool written) {
   for (Entry* entry : frozen.entries_) {
     entry->writing = false;
     entry->frozen.reset();
-    if (!written && !entry->dirty) {
-      entry->dirty = true;
-      ++dirty_counts_[static_cast<size_t>(entry->kind)];
-    }
+    if (!written && !entry->dirty) MarkDirty(entry);
   }
 }
 

@@ -1,13 +1,17 @@
 // Pieces ("slices") of L2 tables and refcount blocks, kept in memory.
 //
-// A hit never waits, also while misses are being read; two misses of one slice share one read. The
-// cache grows with use up to its limit; slices that are dirty or in use stay. Which slice may reach
-// the disk when is its users' business: they freeze a set of dirty slices and write that; a slice
-// changed while its old bytes are being written gets new bytes first.
+// A hit never waits, also while misses are being read; two misses of one slice share one read, and
+// one that goes on where another was reads the rest of the table at once. The cache grows with use
+// up to its limit; slices that are dirty or in use stay. Of L2 slices that can be made again from a
+// few words (slice_runs.h) only the latest are kept as bytes.
+//
+// Which slice may reach the disk when is its users' business: they freeze a set of dirty slices and
+// write that; a slice changed while its old bytes are being written gets new bytes first.
 
 #ifndef VIREO_STORAGE_QCOW2_METADATA_CACHE_H_
 #define VIREO_STORAGE_QCOW2_METADATA_CACHE_H_
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -25,6 +29,7 @@
 #include "storage/file.h"
 #include "storage/qcow2/layout.h"
 #include "storage/qcow2/metadata_set.h"
+#include "storage/qcow2/slice_runs.h"
 
 namespace vireo::qcow2 {
 
@@ -45,6 +50,8 @@ class MetadataCache {
     AsyncEvent load_ended;
     absl::Status load_status;
     size_t clock_index = 0;
+    bool restorable = false;  // In the ring of those that runs_ can make again.
+    size_t ring_index = 0;
   };
 
  public:
@@ -99,7 +106,7 @@ class MetadataCache {
 
   size_t dirty_count(MetadataKind kind) const { return dirty_counts_[static_cast<size_t>(kind)]; }
   size_t limit_slices() const { return limit_slices_; }
-  uint64_t memory_bytes() const { return clock_.size() * slice_bytes_; }
+  uint64_t memory_bytes() const { return clock_.size() * slice_bytes_ + runs_.memory_bytes(); }
 
   // A set of slices as they were at one moment. Ends in Write() or Abandon().
   class Frozen {
@@ -118,6 +125,24 @@ class MetadataCache {
   void Abandon(Frozen frozen);
 
  private:
+  // Restorable slices that are kept as bytes all the same (4 MiB).
+  static constexpr size_t kRestorable = 1024;
+
+  // Slices that one miss reads; the first is the one that was missed.
+  using Missed = std::vector<Slice>;
+
+  void MarkDirty(Entry* entry);
+  // A new entry, in memory but not loaded.
+  Entry* Add(MetadataKind kind, uint64_t host_offset);
+  // The slice from runs_, if they have it.
+  Entry* Restore(uint64_t host_offset);
+  // How many slices from `host_offset` on to read when that one is missed.
+  size_t ReadAhead(MetadataKind kind, uint64_t host_offset) const;
+  Task<absl::Status> Load(Missed& missed);
+  void EndLoad(Entry* entry, absl::Status status);
+  void KeepRestorable(Entry* entry);
+  void NotRestorable(Entry* entry);
+
   Task<void> WriteRun(std::span<Entry* const> run, absl::Status* status);
   void Thaw(const Frozen& frozen, bool written);
   void MakeRoom();
@@ -134,6 +159,10 @@ class MetadataCache {
   std::vector<Entry*> clock_;
   size_t hand_ = 0;
   size_t dirty_counts_[8] = {};
+  std::vector<Entry*> dirty_[8];  // By kind, in the order they became dirty.
+  SliceRuns runs_;
+  std::array<Entry*, kRestorable> ring_ = {};  // Null where nobody is.
+  size_t ring_next_ = 0;
 };
 
 }  // namespace vireo::qcow2

@@ -83,6 +83,76 @@ TEST_F(MetadataCacheTest, StaysWithinItsLimitAndKeepsWhatIsDirty) {
   EXPECT_EQ(cache.Find(0).bytes()[0], 7);
 }
 
+// Fills a table with entries of which no two go together, so that its slices need their bytes.
+void Scatter(std::vector<uint8_t>& bytes) {
+  for (size_t i = 0; i < bytes.size(); i += 8)
+    bytes[i + 5] = static_cast<uint8_t>(i * i / 64 + i / 8);
+}
+
+TEST_F(MetadataCacheTest, AMissThatGoesOnReadsTheRestOfTheTable) {
+  Scatter(medium_.bytes);
+  MetadataCache cache(*loop_, file_, kLayout, 1 << 20);
+  ASSERT_TRUE(Get(cache, 65536).ok());
+  ASSERT_TRUE(Get(cache, 65536 + 4096).ok());
+  EXPECT_EQ(medium_.reads, 2u);
+  EXPECT_EQ(cache.memory_bytes(), 16u * 4096);
+  EXPECT_TRUE(cache.Find(65536 + 15 * 4096).valid());
+  EXPECT_FALSE(cache.Find(65536 + 16 * 4096).valid());
+  // On into the next table: all of it.
+  ASSERT_TRUE(Get(cache, 2 * 65536).ok());
+  EXPECT_TRUE(cache.Find(2 * 65536 + 15 * 4096).valid());
+  EXPECT_EQ(medium_.reads, 3u);
+}
+
+TEST_F(MetadataCacheTest, OneBadSliceDoesNotFailItsNeighbours) {
+  std::vector<uint8_t> bytes(1 << 17);
+  Scatter(bytes);
+  FaultyMedium medium(bytes, 1);
+  FaultyFile file(*loop_, medium);
+  MetadataCache cache(*loop_, file, kLayout, 1 << 20);
+  ASSERT_TRUE(Get(cache, 65536).ok());
+  medium.FailAfter(0, EIO);  // The read of all the rest.
+  EXPECT_TRUE(Get(cache, 65536 + 4096).ok());
+  EXPECT_TRUE(cache.Find(65536 + 4096).valid());
+  EXPECT_TRUE(cache.Find(65536 + 15 * 4096).valid());
+}
+
+TEST_F(MetadataCacheTest, WhatCanBeRestoredNeedsNoSecondRead) {
+  MetadataCache cache(*loop_, file_, kLayout, 16 * 4096);
+  for (uint64_t offset = 0; offset < (1 << 20); offset += 4096) {
+    ASSERT_TRUE(Get(cache, offset).ok());
+  }
+  const uint64_t reads = medium_.reads;
+  for (uint64_t offset = (1 << 20) - 32 * 4096; offset < (1 << 20); offset += 4096) {
+    const MetadataCache::Slice slice = cache.Find(offset);
+    ASSERT_TRUE(slice.valid()) << offset;
+    EXPECT_EQ(slice.bytes()[4095], 0);
+  }
+  EXPECT_EQ(medium_.reads, reads);
+  EXPECT_LE(cache.memory_bytes(), 16u * 4096);
+}
+
+TEST_F(MetadataCacheTest, WhatChangedIsNotRestoredAsItWas) {
+  MetadataCache cache(*loop_, file_, kLayout, 16 * 4096);
+  {
+    absl::StatusOr<MetadataCache::Slice> slice = Get(cache, 65536);
+    ASSERT_TRUE(slice.ok());
+    slice->MutableBytes()[0] = 7;
+  }
+  ASSERT_TRUE(loop_->RunTask(cache.Write(cache.Freeze(MetadataKind::kL2Table))).ok());
+  for (uint64_t offset = 131072; offset < (1 << 20); offset += 4096) {
+    ASSERT_TRUE(Get(cache, offset).ok());
+  }
+  const absl::StatusOr<MetadataCache::Slice> again = Get(cache, 65536);
+  ASSERT_TRUE(again.ok());
+  EXPECT_EQ(again->bytes()[0], 7);
+  cache.Forget(131072);
+  medium_.bytes[131072] = 9;
+  const absl::StatusOr<MetadataCache::Slice> other = Get(cache, 131072);
+  ASSERT_TRUE(other.ok());
+  EXPECT_EQ(other->bytes()[0], 9);
+}
+
 TEST_F(MetadataCacheTest, AFrozenSliceIsWrittenAsItWas) {
   MetadataCache cache(*loop_, file_, kLayout, 1 << 20);
   absl::StatusOr<MetadataCache::Slice> slice = Get(cache, 4096);
