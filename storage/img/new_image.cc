@@ -287,6 +287,7 @@ absl::StatusOr<qcow2::CreateOptions> NewImage::ToQcow2() const {
     return BadValue("compression-type", compression);
   }
   wanted.zstd = compression == "zstd";
+  wanted.extended_l2 = is_on("extended_l2");
   wanted.lazy_refcounts = is_on("lazy_refcounts");
   const uint64_t refcount_bits = static_cast<uint64_t>(std::stoll(*Get("refcount_bits")));
   if (!std::has_single_bit(refcount_bits) || refcount_bits > 64) {
@@ -310,7 +311,6 @@ absl::StatusOr<qcow2::CreateOptions> NewImage::ToQcow2() const {
 
   // What the engine does not make yet.
   if (preallocation != "off") return NotSupported("preallocation");
-  if (is_on("extended_l2")) return NotSupported("extended_l2");
   if (IsSet("data_file")) return NotSupported("data_file");
   if (is_on("encryption") || IsSet("encrypt.format")) return NotSupported("encryption");
 

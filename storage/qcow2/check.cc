@@ -191,8 +191,11 @@ class Checker {
     co_return absl::OkStatus();
   }
 
+  // Words of one L2 entry: with extended L2 its bitmap is the second.
+  size_t words_per_entry() const { return layout_.l2_entry_bytes / sizeof(Be64); }
+
   Task<absl::Status> CountL2(uint64_t table, bool active) {
-    std::vector<Be64> entries(layout_.l2_entries());
+    std::vector<Be64> entries(layout_.cluster_bytes() / sizeof(Be64));
     const absl::Status read = co_await ReadEntries(table, entries);
     if (!read.ok()) {
       ++result_.check_errors;
@@ -200,10 +203,17 @@ class Checker {
       co_return absl::OkStatus();
     }
     uint64_t next_contiguous = 0;
-    for (const Be64& raw : entries) {
-      const uint64_t entry = raw;
-      if (entry == 0) continue;
+    for (size_t i = 0; i < entries.size(); i += words_per_entry()) {
+      const uint64_t entry = entries[i];
+      const uint64_t bitmap = layout_.extended_l2() ? entries[i + 1].value() : 0;
+      if (entry == 0 && bitmap == 0) continue;
       if ((entry & kEntryCompressed) != 0) {
+        if (bitmap != 0) {
+          Corruption(
+              "ERROR compressed cluster %d with non-zero subcluster allocation bitmap, entry=0x%x",
+              i / words_per_entry(), entry);
+          continue;
+        }
         CountCompressed(entry, active);
         continue;
       }
@@ -211,7 +221,17 @@ class Checker {
         Corruption("ERROR found l2 entry with reserved bits set: %x", entry);
       }
       const uint64_t host_offset = entry & kEntryOffsetMask;
-      if (host_offset == 0) continue;
+      if (host_offset == 0) {
+        if (static_cast<uint32_t>(bitmap) != 0) {
+          Corruption("ERROR: Unallocated cluster has non-zero subcluster allocation map");
+        }
+        continue;
+      }
+      if ((bitmap >> 32 & bitmap) != 0) {
+        Corruption("ERROR offset=%x: Allocated cluster has corrupted subcluster allocation bitmap",
+                   host_offset);
+        continue;
+      }
       if (active) {
         ++result_.allocated_clusters;
         if (next_contiguous != 0 && host_offset != next_contiguous) ++result_.fragmented_clusters;
@@ -233,10 +253,9 @@ class Checker {
                  entry & ~kEntryCopied);
       entry &= ~kEntryCopied;
     }
-    const ClusterMapping mapping = DecodeMapping(layout_, entry);
-    const auto* compressed = std::get_if<Compressed>(&mapping);
-    if (compressed == nullptr) {
-      Corruption("ERROR: coffset=0x%x: %s", entry, std::get<Invalid>(mapping).reason);
+    const ClusterEntry compressed = DecodeEntry(layout_, {.descriptor = entry});
+    if (compressed.kind == ClusterEntry::Kind::kInvalid) {
+      Corruption("ERROR: coffset=0x%x: %s", entry, compressed.reason);
       return;
     }
     if (active) {
@@ -244,8 +263,8 @@ class Checker {
       ++result_.compressed_clusters;
       ++result_.fragmented_clusters;  // By nature.
     }
-    const uint64_t begin = AlignDown<uint64_t>(compressed->host_offset, 512);
-    AddReference(begin, compressed->host_offset + compressed->bytes - begin);
+    const uint64_t begin = AlignDown<uint64_t>(compressed.host_offset, 512);
+    AddReference(begin, compressed.host_offset + compressed.compressed_bytes - begin);
   }
 
   Task<absl::Status> CountBitmaps() {
@@ -464,11 +483,12 @@ class Checker {
   }
 
   Task<absl::Status> CheckL2Flags(uint64_t table) {
-    std::vector<Be64> entries(layout_.l2_entries());
+    std::vector<Be64> entries(layout_.cluster_bytes() / sizeof(Be64));
     const absl::Status read = co_await ReadEntries(table, entries);
     if (!read.ok()) co_return absl::OkStatus();  // Reported when it was counted.
     bool changed = false;
-    for (Be64& raw : entries) {
+    for (size_t i = 0; i < entries.size(); i += words_per_entry()) {
+      Be64& raw = entries[i];
       const uint64_t entry = raw;
       if (entry == 0) continue;
       uint64_t wanted = entry & ~kEntryCopied;

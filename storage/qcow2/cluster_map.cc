@@ -14,15 +14,15 @@
 namespace vireo::qcow2 {
 namespace {
 
-uint64_t LoadEntry(std::span<const uint8_t> slice, uint64_t index) {
-  Be64 entry;
-  std::memcpy(&entry, slice.data() + index * sizeof(entry), sizeof(entry));
-  return entry.value();
+void StoreL1Entry(std::span<uint8_t> table, uint64_t index, uint64_t value) {
+  const Be64 entry(value);
+  std::memcpy(table.data() + index * sizeof(entry), &entry, sizeof(entry));
 }
 
-void StoreEntry(std::span<uint8_t> slice, uint64_t index, uint64_t value) {
-  const Be64 entry(value);
-  std::memcpy(slice.data() + index * sizeof(entry), &entry, sizeof(entry));
+RawClusterEntry LoadEntry(const Layout& layout, std::span<const uint8_t> slice, uint64_t index) {
+  Be64 words[2] = {};
+  std::memcpy(words, slice.data() + index * layout.l2_entry_bytes, layout.l2_entry_bytes);
+  return {.descriptor = words[0].value(), .bitmap = words[1].value()};
 }
 
 }  // namespace
@@ -62,32 +62,27 @@ std::optional<Invalid> ClusterMap::CheckL1(uint64_t l1_index) const {
   return Invalid{"an L1 entry that points where no L2 table can be"};
 }
 
-ClusterMapping ClusterMap::Checked(const ClusterMapping& mapping) const {
-  uint64_t host_offset = 0;
-  uint64_t bytes = layout_.cluster_bytes();
-  if (const auto* allocated = std::get_if<Allocated>(&mapping)) {
-    host_offset = allocated->host_offset;
-  } else if (const auto* zero = std::get_if<Zero>(&mapping)) {
-    if (zero->host_offset == 0) return mapping;
-    host_offset = zero->host_offset;
-  } else if (const auto* compressed = std::get_if<Compressed>(&mapping)) {
-    host_offset = compressed->host_offset;
-    bytes = compressed->bytes;
-  } else {
-    return mapping;
+ClusterEntry ClusterMap::Checked(const ClusterEntry& entry) const {
+  const bool compressed = entry.kind == ClusterEntry::Kind::kCompressed;
+  if (!compressed && !entry.has_host) return entry;
+  const uint64_t bytes = compressed ? entry.compressed_bytes : layout_.cluster_bytes();
+  const char* reason = nullptr;
+  if (entry.host_offset >= file_.size()) {
+    reason = "a host offset past the end of the file";
+  } else if (metadata_.Overlaps(entry.host_offset, bytes)) {
+    reason = "a host offset that holds metadata";
   }
-  if (host_offset >= file_.size()) return Invalid{"a host offset past the end of the file"};
-  if (metadata_.Overlaps(host_offset, bytes)) return Invalid{"a host offset that holds metadata"};
-  return mapping;
+  if (reason == nullptr) return entry;
+  return {.kind = ClusterEntry::Kind::kInvalid, .reason = reason};
 }
 
 bool ClusterMap::IsSuspicious(std::span<const uint8_t> slice) const {
+  if (layout_.external_data) return false;  // Get() compares with the guest offset.
   const uint64_t count = layout_.l2_entries_per_slice();
   for (uint64_t index = 0; index < count; ++index) {
-    const uint64_t entry = LoadEntry(slice, index);
-    if (entry == 0) continue;
-    const ClusterMapping mapping = Checked(DecodeMapping(layout_, entry));
-    if (std::holds_alternative<Invalid>(mapping)) return true;
+    const RawClusterEntry raw = LoadEntry(layout_, slice, index);
+    if (raw == RawClusterEntry{}) continue;
+    if (Checked(DecodeEntry(layout_, raw)).kind == ClusterEntry::Kind::kInvalid) return true;
   }
   return false;
 }
@@ -106,38 +101,53 @@ uint64_t ClusterMap::SliceEnd(uint64_t guest_offset) const {
   return AlignDown<uint64_t>(guest_offset, bytes) + bytes;
 }
 
-ClusterMapping ClusterMap::Get(const MetadataCache::Slice& slice, uint64_t guest_offset) const {
-  const ClusterMapping mapping =
-      DecodeMapping(layout_, LoadEntry(slice.bytes(), IndexInSlice(guest_offset)));
-  return slice.suspicious() ? Checked(mapping) : mapping;
+ClusterEntry ClusterMap::Get(const MetadataCache::Slice& slice, uint64_t guest_offset) const {
+  const ClusterEntry entry =
+      DecodeEntry(layout_, LoadEntry(layout_, slice.bytes(), IndexInSlice(guest_offset)));
+  if (layout_.external_data && entry.has_host &&
+      entry.host_offset != layout_.cluster_start(guest_offset)) {
+    return {.kind = ClusterEntry::Kind::kInvalid,
+            .reason = "an offset in the data file that is not the guest's"};
+  }
+  return slice.suspicious() ? Checked(entry) : entry;
 }
 
 void ClusterMap::Set(MetadataCache::Slice& slice, uint64_t guest_offset,
-                     const ClusterMapping& mapping) {
-  StoreEntry(slice.MutableBytes(), IndexInSlice(guest_offset), EncodeMapping(layout_, mapping));
+                     const ClusterEntry& entry) {
+  const RawClusterEntry raw = EncodeEntry(layout_, entry);
+  const Be64 words[2] = {Be64(raw.descriptor), Be64(raw.bitmap)};
+  std::memcpy(slice.MutableBytes().data() + IndexInSlice(guest_offset) * layout_.l2_entry_bytes,
+              words, layout_.l2_entry_bytes);
 }
 
 MappedRun ClusterMap::RunInSlice(const MetadataCache::Slice& slice, uint64_t guest_offset,
                                  uint64_t max_length) const {
   const uint64_t skip = layout_.offset_in_cluster(guest_offset);
-  MappedRun run = {.mapping = Get(slice, guest_offset), .length = layout_.cluster_bytes() - skip};
-  Allocated first = {};
-  if (auto* allocated = std::get_if<Allocated>(&run.mapping)) {
-    first = *allocated;
-    allocated->host_offset += skip;
-  }
-  const bool joins = !std::holds_alternative<Compressed>(run.mapping) &&
-                     !std::holds_alternative<Invalid>(run.mapping);
+  const uint32_t first = layout_.subcluster_index(guest_offset);
+  const ClusterEntry entry = Get(slice, guest_offset);
+  MappedRun run = {.mapping = MappingOf(entry, first)};
+  const uint64_t stop = (first + uint64_t{EqualSubclusters(layout_, entry, first)})
+                        << layout_.subcluster_bits();
+  run.length = stop - skip;
+  auto* const allocated = std::get_if<Allocated>(&run.mapping);
+  auto* const zero = std::get_if<Zero>(&run.mapping);
+  if (allocated != nullptr) allocated->host_offset += skip;
+  if (zero != nullptr && zero->host_offset.has_value()) *zero->host_offset += skip;
+  // Unallocated bytes join whatever is set aside for them.
+  const bool contiguous = allocated != nullptr || zero != nullptr;
   const uint64_t limit = std::min(max_length, SliceEnd(guest_offset) - guest_offset);
-  for (uint64_t n = 1; joins && run.length < limit; ++n, run.length += layout_.cluster_bytes()) {
-    const ClusterMapping next = Get(slice, guest_offset + (n << layout_.cluster_bits));
-    if (next.index() != run.mapping.index()) break;
-    if (const auto* allocated = std::get_if<Allocated>(&next)) {
-      if (allocated->copied != first.copied ||
-          allocated->host_offset != first.host_offset + (n << layout_.cluster_bits)) {
-        break;
-      }
+  bool joins = stop == layout_.cluster_bytes() && entry.kind == ClusterEntry::Kind::kStandard;
+  while (joins && run.length < limit) {
+    const ClusterEntry next = Get(slice, guest_offset + run.length);
+    const ClusterMapping mapping = MappingOf(next, 0);
+    if (mapping.index() != run.mapping.index()) break;
+    if (contiguous && (next.has_host != entry.has_host || next.copied != entry.copied)) break;
+    if (contiguous && next.has_host && next.host_offset != entry.host_offset + skip + run.length) {
+      break;
     }
+    const uint64_t equal = EqualSubclusters(layout_, next, 0);
+    run.length += equal << layout_.subcluster_bits();
+    joins = equal == layout_.subclusters();
   }
   run.length = std::min(run.length, limit);
   return run;
@@ -198,10 +208,10 @@ Task<absl::Status> ClusterMap::MakeTable(uint64_t l1_index) {
   }
   if (old_table != 0) {
     // Shared with an internal snapshot: what it maps is shared as well.
-    std::vector<Be64> entries(layout_.cluster_bytes() / sizeof(Be64));
-    const iovec part = {entries.data(), layout_.cluster_bytes()};
+    std::vector<uint8_t> entries(layout_.cluster_bytes());
+    const iovec part = ToIoVec(std::span<uint8_t>(entries));
     absl::Status copied = co_await file_.Read(old_table, IoVecs(&part, 1));
-    for (Be64& entry : entries) entry = entry.value() & ~kEntryCopied;
+    ClearCopiedFlags(layout_, entries);
     if (copied.ok()) copied = co_await file_.Write(table, IoVecs(&part, 1));
     if (!copied.ok()) {
       refcounts_.GiveBack({.host_offset = table, .clusters = 1});
@@ -225,7 +235,7 @@ std::vector<ClusterMap::L1Piece> ClusterMap::FreezeL1() {
     const uint64_t count = std::min<uint64_t>(kL1PieceEntries, l1_.size() - first);
     L1Piece frozen = {.file_offset = l1_offset_ + first * sizeof(Be64),
                       .bytes = std::vector<uint8_t>(count * sizeof(Be64))};
-    for (uint64_t i = 0; i < count; ++i) StoreEntry(frozen.bytes, i, l1_[first + i]);
+    for (uint64_t i = 0; i < count; ++i) StoreL1Entry(frozen.bytes, i, l1_[first + i]);
     pieces.push_back(std::move(frozen));
   }
   dirty_l1_.clear();
@@ -256,7 +266,7 @@ void ClusterMap::Moved(uint64_t l1_offset, uint64_t l1_entries) {
 
 std::vector<uint8_t> ClusterMap::SerializeL1() const {
   std::vector<uint8_t> bytes(l1_.size() * sizeof(Be64));
-  for (uint64_t i = 0; i < l1_.size(); ++i) StoreEntry(bytes, i, l1_[i]);
+  for (uint64_t i = 0; i < l1_.size(); ++i) StoreL1Entry(bytes, i, l1_[i]);
   return bytes;
 }
 

@@ -21,6 +21,7 @@
 #include "storage/file.h"
 #include "storage/qcow2/barrier.h"
 #include "storage/qcow2/cluster_mapping.h"
+#include "storage/qcow2/format.h"
 #include "storage/qcow2/layout.h"
 #include "storage/qcow2/metadata_cache.h"
 #include "storage/qcow2/metadata_set.h"
@@ -30,8 +31,8 @@ namespace vireo::qcow2 {
 
 // Guest bytes that share one answer.
 struct MappedRun {
-  // An Allocated's host_offset is that of the run's first byte, not of its cluster; the host bytes
-  // follow each other.
+  // The host_offset of an Allocated, or of a Zero, is that of the run's first byte, not of its
+  // cluster; the host bytes follow each other.
   ClusterMapping mapping;
   uint64_t length = 0;
 };
@@ -63,8 +64,19 @@ class ClusterMap {
   // copies the table if need be.
   Task<absl::StatusOr<MetadataCache::Slice>> PrepareSlice(uint64_t guest_offset);
   // The entries of a prepared slice.
-  ClusterMapping Get(const MetadataCache::Slice& slice, uint64_t guest_offset) const;
-  void Set(MetadataCache::Slice& slice, uint64_t guest_offset, const ClusterMapping& mapping);
+  ClusterEntry Get(const MetadataCache::Slice& slice, uint64_t guest_offset) const;
+  void Set(MetadataCache::Slice& slice, uint64_t guest_offset, const ClusterEntry& entry);
+  // As Lookup().
+  MappedRun RunInSlice(const MetadataCache::Slice& slice, uint64_t guest_offset,
+                       uint64_t max_length) const;
+  // Whether there is an L2 table for `guest_offset`, good or bad.
+  bool HasTable(uint64_t guest_offset) const {
+    return (l1_[layout_.l1_index(guest_offset)] & kEntryOffsetMask) != 0;
+  }
+  // First guest byte behind the L2 table, there or not, that `guest_offset` is in.
+  uint64_t TableEnd(uint64_t guest_offset) const {
+    return (layout_.l1_index(guest_offset) + 1) * layout_.guest_bytes_per_l2();
+  }
   // First guest byte behind the slice that `guest_offset` is in.
   uint64_t SliceEnd(uint64_t guest_offset) const;
 
@@ -102,12 +114,10 @@ class ClusterMap {
   std::optional<Invalid> CheckL1(uint64_t l1_index) const;
   uint64_t SliceOffset(uint64_t l1_index, uint64_t guest_offset) const;
   uint64_t IndexInSlice(uint64_t guest_offset) const;
-  MappedRun RunInSlice(const MetadataCache::Slice& slice, uint64_t guest_offset,
-                       uint64_t max_length) const;
   // No slice needed: nothing there, or an L1 entry that cannot be right.
   std::optional<MappedRun> RunWithoutSlice(uint64_t guest_offset, uint64_t max_length) const;
-  // `mapping`, or Invalid if it points where guest data cannot be.
-  ClusterMapping Checked(const ClusterMapping& mapping) const;
+  // `entry`, or an invalid one if it points where guest data cannot be.
+  ClusterEntry Checked(const ClusterEntry& entry) const;
   Task<absl::Status> MakeTable(uint64_t l1_index);
 
   static constexpr uint64_t kL1PieceEntries = 64;  // 512 bytes.

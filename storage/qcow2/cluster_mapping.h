@@ -1,10 +1,15 @@
 // What one L2 entry means, as a value (qcow2 spec, "Cluster mapping"). Entries are decoded and
 // encoded here and nowhere else.
+//
+// With extended L2 a cluster has 32 subclusters that are allocated, or are zeros, each on its own;
+// without, a cluster is its one subcluster, and the code above this file sees no difference.
 
 #ifndef VIREO_STORAGE_QCOW2_CLUSTER_MAPPING_H_
 #define VIREO_STORAGE_QCOW2_CLUSTER_MAPPING_H_
 
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <variant>
 
 #include "storage/qcow2/layout.h"
@@ -16,10 +21,9 @@ struct Unallocated {
   friend bool operator==(const Unallocated&, const Unallocated&) = default;
 };
 
-// Reads as zeros. A host cluster may stay reserved behind it, whose bytes mean nothing.
+// Reads as zeros.
 struct Zero {
-  uint64_t host_offset = 0;  // 0 = none.
-  bool copied = false;       // The reserved cluster's refcount is one.
+  std::optional<uint64_t> host_offset;  // Of host bytes that are set aside and mean nothing.
   friend bool operator==(const Zero&, const Zero&) = default;
 };
 
@@ -43,11 +47,49 @@ struct Invalid {
 
 using ClusterMapping = std::variant<Unallocated, Zero, Allocated, Compressed, Invalid>;
 
-// `entry` is in host byte order. Reserved bits are masked.
-ClusterMapping DecodeMapping(const Layout& layout, uint64_t entry);
+// One L2 entry: a guest cluster.
+struct ClusterEntry {
+  enum class Kind : uint8_t { kStandard, kCompressed, kInvalid };
 
-// `mapping` is not Invalid.
-uint64_t EncodeMapping(const Layout& layout, const ClusterMapping& mapping);
+  Kind kind = Kind::kStandard;
+  // A host cluster is set aside, whose bytes mean something where a subcluster is allocated.
+  bool has_host = false;
+  bool copied = false;  // Its refcount is one.
+  uint64_t host_offset = 0;
+  // By subcluster, the first in bit 0; never both. A subcluster without a bit is unallocated.
+  uint32_t allocated = 0;
+  uint32_t zero = 0;
+  uint32_t compressed_bytes = 0;  // Of kCompressed, which has no subclusters.
+  const char* reason = "";        // Of kInvalid; a literal.
+
+  // Can be filled in place: nobody else refers to the host cluster.
+  bool owned() const { return has_host && copied; }
+
+  friend bool operator==(const ClusterEntry&, const ClusterEntry&) = default;
+};
+
+// An entry as it stands in a table, in host byte order.
+struct RawClusterEntry {
+  uint64_t descriptor = 0;
+  uint64_t bitmap = 0;  // Only with extended L2.
+  friend bool operator==(const RawClusterEntry&, const RawClusterEntry&) = default;
+};
+
+// Reserved bits are masked.
+ClusterEntry DecodeEntry(const Layout& layout, RawClusterEntry raw);
+// `entry` is not invalid.
+RawClusterEntry EncodeEntry(const Layout& layout, const ClusterEntry& entry);
+
+// The bits of subclusters [first, end).
+uint32_t SubclusterMask(uint32_t first, uint32_t end);
+
+// What one subcluster of `entry` is. Offsets are those of the host cluster.
+ClusterMapping MappingOf(const ClusterEntry& entry, uint32_t subcluster);
+// How many subclusters from that one on are of the same kind; at least one.
+uint32_t EqualSubclusters(const Layout& layout, const ClusterEntry& entry, uint32_t subcluster);
+
+// Clears the COPIED flags of all entries in `table`, as it stands in the file.
+void ClearCopiedFlags(const Layout& layout, std::span<uint8_t> table);
 
 }  // namespace vireo::qcow2
 

@@ -43,7 +43,8 @@ Plan MakePlan(const Layout& layout, uint64_t size_bytes) {
 Layout LayoutOf(const CreateOptions& options) {
   return {.version = options.version,
           .cluster_bits = options.cluster_bits,
-          .refcount_order = options.refcount_order};
+          .refcount_order = options.refcount_order,
+          .l2_entry_bytes = options.extended_l2 ? 16u : 8u};
 }
 
 // Small clusters have no room for a table of feature names.
@@ -59,6 +60,7 @@ Header HeaderOf(const CreateOptions& options, const Layout& layout, const Plan& 
   header.refcount_table_clusters = static_cast<uint32_t>(plan.table_clusters);
   header.header_length = options.version < 3 ? kVersion2HeaderBytes : kFullHeaderBytes;
   if (options.lazy_refcounts) header.compatible |= kCompatibleLazyRefcounts;
+  if (options.extended_l2) header.incompatible |= kIncompatibleExtendedL2;
   if (options.zstd) {
     header.incompatible |= kIncompatibleCompression;
     header.compression_type = 1;
@@ -98,6 +100,17 @@ absl::Status ValidateCreateOptions(const CreateOptions& options) {
     return absl::InvalidArgumentError(
         "Non-zlib compression type is only supported with compatibility level 1.1 and above (use "
         "version=v3 or greater)");
+  }
+  if (options.extended_l2 && options.version < 3) {
+    return absl::InvalidArgumentError(
+        "Extended L2 entries are only supported with compatibility level 1.1 and above (use "
+        "version=v3 or greater)");
+  }
+  if (options.extended_l2 && options.cluster_bits < kMinExtendedL2ClusterBits) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("Extended L2 entries are only supported with cluster sizes of at least %d "
+                        "bytes",
+                        1 << kMinExtendedL2ClusterBits));
   }
   if (options.size_bytes > (uint64_t{1} << 63) - 512) {
     return absl::InvalidArgumentError("Image size must be less than 8 EiB!");

@@ -19,6 +19,7 @@ struct CreateOptions {
   uint32_t version = 3;
   uint32_t cluster_bits = 16;
   uint32_t refcount_order = 4;
+  bool extended_l2 = false;
   bool lazy_refcounts = false;
   bool zstd = false;  // For compressed clusters.
   std::optional<std::string> backing_file;

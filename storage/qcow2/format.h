@@ -145,6 +145,7 @@ inline std::vector<uint8_t> BytesOf64(std::initializer_list<uint64_t> values) {
 // Limits that QEMU keeps: an image beyond them is one that nobody else opens.
 inline constexpr uint32_t kMinClusterBits = 9;
 inline constexpr uint32_t kMaxClusterBits = 21;
+inline constexpr uint32_t kMinExtendedL2ClusterBits = 14;  // Subclusters of 512 bytes.
 inline constexpr uint64_t kMaxL1Bytes = uint64_t{32} << 20;
 inline constexpr uint64_t kMaxRefcountTableBytes = uint64_t{8} << 20;
 inline constexpr uint32_t kMaxRefcountOrder = 6;

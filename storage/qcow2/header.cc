@@ -172,12 +172,11 @@ class Parser {
       return Bad("the image is marked corrupt: it can be opened read-only or repaired");
     }
     if ((header_.incompatible & kIncompatibleExtendedL2) != 0) {
-      if (header_.layout.cluster_bits < 14) {
-        return Bad("extended L2 entries need cluster_bits of at least 14, not %d",
-                   header_.layout.cluster_bits);
+      if (header_.layout.cluster_bits < kMinExtendedL2ClusterBits) {
+        return Bad("extended L2 entries need cluster_bits of at least %d, not %d",
+                   kMinExtendedL2ClusterBits, header_.layout.cluster_bits);
       }
       header_.layout.l2_entry_bytes = 16;
-      RETURN_IF_ERROR(BeyondUs("extended L2 entries"));
     }
     const bool data_file = (header_.incompatible & kIncompatibleDataFile) != 0;
     if (data_file) RETURN_IF_ERROR(BeyondUs("an external data file"));

@@ -124,11 +124,11 @@ TEST(HeaderTest, FeaturesBeyondUsAreShownButNotOpened) {
   bytes.resize(65536);
   Put<Be64>(bytes, 40, uint64_t{3 * 65536});
   Put<Be64>(bytes, 48, uint64_t{65536});
-  Put<Be64>(bytes, 72, kIncompatibleExtendedL2);
+  Put<Be64>(bytes, 72, kIncompatibleDataFile);
   EXPECT_TRUE(ParseHeader("image", bytes, kFileBytes, Access::kInspect).ok());
   const auto refused = ParseHeader("image", bytes, kFileBytes, Access::kReadOnly);
   EXPECT_TRUE(absl::IsUnimplemented(refused.status()));
-  EXPECT_THAT(refused.status().message(), HasSubstr("extended L2"));
+  EXPECT_THAT(refused.status().message(), HasSubstr("external data file"));
 }
 
 struct BadHeader {

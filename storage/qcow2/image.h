@@ -90,6 +90,15 @@ class Image final : public BlockBackend {
   // One commit and those who wait for it.
   struct Round;
   enum class Change { kDiscard, kZero, kZeroAndUnmap };
+  // Host clusters that one write fills.
+  struct Target {
+    HostRun run;
+    bool owned = false;  // They belong to their guest clusters already.
+  };
+  struct FillRange {  // Guest bytes.
+    uint64_t begin;
+    uint64_t end;
+  };
 
   Image(EventLoop& loop, Header header, Parts parts, const Options& options);
   Task<absl::Status> Load();
@@ -107,29 +116,40 @@ class Image final : public BlockBackend {
   Task<absl::Status> WriteBytes(uint64_t offset, IoVecs src);
   Task<absl::Status> WriteZeroBytes(uint64_t offset, uint64_t length);
 
-  // Writes the first part of `src` to clusters of their own; answers its length, 0 if the first
-  // cluster has got one meanwhile.
+  // Writes the first part of `src` to clusters or subclusters of their own; answers its length, 0
+  // if the first one has got one meanwhile.
   Task<absl::StatusOr<uint64_t>> AllocateAndWrite(uint64_t guest_offset, IoVecs src);
-  // Writes `src`, and what is around it in its clusters, to `run`. `slice` has the clusters'
-  // entries.
+  Target FindTarget(const MetadataCache::Slice& slice, uint64_t guest_offset, uint64_t end) const;
+  FillRange RangeToFill(const Target& target, const ClusterEntry& first, const ClusterEntry& last,
+                        uint64_t begin, uint64_t end) const;
+  // Writes `src`, and what is around it in `fill`, to `run`. `slice` has the clusters' entries.
   // True if it does no harm to link them before their content is durable.
   Task<absl::StatusOr<bool>> FillClusters(HostRun run, const MetadataCache::Slice& slice,
-                                          uint64_t guest_offset, IoVecs src);
-  // Whether [guest_offset, + length) reads as zeros: inside the one cluster that `mapping` is
-  // about, or in neighbours that are all unallocated.
+                                          FillRange fill, uint64_t guest_offset, IoVecs src);
+  // Whether [guest_offset, + length), all of which is what `mapping` says, reads as zeros.
   Task<absl::StatusOr<bool>> ReadsAsZeros(ClusterMapping mapping, uint64_t guest_offset,
                                           uint64_t length);
   // The same for [begin, end), whose entries are in `slice`.
   Task<absl::StatusOr<bool>> EntriesReadAsZeros(const MetadataCache::Slice& slice, uint64_t begin,
                                                 uint64_t end);
-  // Reads inside that cluster.
-  Task<absl::Status> ReadOld(ClusterMapping mapping, uint64_t guest_offset, std::span<uint8_t> dst);
-  void FreeOld(const ClusterMapping& old);
+  // Reads what the entries in `slice` say.
+  Task<absl::Status> ReadOld(const MetadataCache::Slice& slice, uint64_t guest_offset,
+                             std::span<uint8_t> dst);
+  void FreeOld(const ClusterEntry& old);
 
-  // Whole clusters.
+  // Whole subclusters; a discard changes whole clusters only.
   Task<absl::Status> ChangeClusters(uint64_t begin, uint64_t end, Change change);
-  ClusterMapping Changed(const ClusterMapping& old, Change change) const;
+  // Stops where a part of a compressed cluster would have to change, which no entry can say;
+  // answers that place.
+  Task<absl::StatusOr<uint64_t>> ChangeInSlice(uint64_t begin, uint64_t end, Change change);
+  // `touched` has the bits of the subclusters that change.
+  ClusterEntry Changed(const ClusterEntry& old, Change change, uint32_t touched) const;
   Task<absl::Status> ZeroRange(uint64_t offset, uint64_t length, ZeroFlags flags);
+  // Inside one subcluster.
+  Task<absl::Status> ZeroPart(uint64_t offset, uint64_t length, ZeroFlags flags);
+  // Sets the subcluster's zero flag if the rest of it reads as zeros already and nothing is stored.
+  Task<absl::StatusOr<bool>> ZeroSubclusterAround(uint64_t offset, uint64_t length,
+                                                  ZeroFlags flags);
   Task<absl::Status> ZeroByWriting(uint64_t offset, uint64_t length);
   Task<absl::Status> GrowL1(uint64_t entries);
 

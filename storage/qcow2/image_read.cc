@@ -134,10 +134,8 @@ Task<absl::StatusOr<RangeStatus>> Image::Status(uint64_t offset, uint64_t length
   } else if (const auto* zero = std::get_if<Zero>(&run.mapping)) {
     answer.kind = RangeKind::kZero;
     answer.reads_as_zeros = true;
-    if (zero->host_offset != 0) {
-      answer.host_offset = zero->host_offset + layout_.offset_in_cluster(offset);
-      answer.file_name = &data_.name();
-    }
+    answer.host_offset = zero->host_offset;
+    if (zero->host_offset.has_value()) answer.file_name = &data_.name();
   }
   if (!std::holds_alternative<Unallocated>(run.mapping)) co_return answer;
   answer = {.kind = RangeKind::kHole, .length = run.length, .reads_as_zeros = true};

@@ -1,6 +1,7 @@
 // Writing: in place, or to fresh clusters with what is around the guest's data.
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "base/align.h"
@@ -58,65 +59,92 @@ Task<absl::Status> Image::WriteBytes(uint64_t offset, IoVecs src) {
   co_return absl::OkStatus();
 }
 
+// What a write of [guest_offset, end) can give host clusters to at once: clusters from the first
+// one on that need new ones, or neighbours in the file that have their own and miss subclusters.
+// Empty if the first cluster has got what it needs meanwhile.
+Image::Target Image::FindTarget(const MetadataCache::Slice& slice, uint64_t guest_offset,
+                                uint64_t end) const {
+  Target target;
+  for (uint64_t at = guest_offset; at < end;
+       at = layout_.cluster_start(at) + layout_.cluster_bytes()) {
+    const ClusterEntry entry = map_.Get(slice, at);
+    if (entry.kind == ClusterEntry::Kind::kInvalid) break;
+    if (entry.owned()) {
+      const uint64_t stop = std::min(end, layout_.cluster_start(at) + layout_.cluster_bytes());
+      const uint32_t touched =
+          SubclusterMask(layout_.subcluster_index(at), layout_.subcluster_index(stop - 1) + 1);
+      if ((entry.allocated & touched) == touched) break;
+      if (target.run.clusters > 0 &&
+          (!target.owned ||
+           entry.host_offset !=
+               target.run.host_offset + (target.run.clusters << layout_.cluster_bits))) {
+        break;
+      }
+      if (target.run.clusters == 0) target.run.host_offset = entry.host_offset;
+      target.owned = true;
+    } else if (target.owned) {
+      break;
+    }
+    ++target.run.clusters;
+  }
+  return target;
+}
+
 Task<absl::StatusOr<uint64_t>> Image::AllocateAndWrite(uint64_t guest_offset, IoVecs src) {
   const uint64_t end = guest_offset + TotalSize(src);
-  const uint64_t first = layout_.cluster_index(guest_offset);
-  const uint64_t last = layout_.cluster_index(end - 1);
-  const RangeLock::Guard guard = co_await clusters_.Lock(first, last);
+  const uint64_t first = layout_.cluster_start(guest_offset);
+  const RangeLock::Guard guard =
+      co_await clusters_.Lock(layout_.cluster_index(first), layout_.cluster_index(end - 1));
   CO_RETURN_IF_ERROR(WriteError());
   absl::StatusOr<MetadataCache::Slice> prepared = co_await map_.PrepareSlice(guest_offset);
   if (absl::IsDataLoss(prepared.status())) co_await MarkCorrupt(prepared.status());
   CO_RETURN_IF_ERROR(prepared.status());
   MetadataCache::Slice slice = *std::move(prepared);
 
-  // The clusters from `first` on that need a host cluster. One with a host cluster of its own
-  // behind zeros is taken alone.
-  uint64_t clusters = 0;
-  HostRun run;
-  bool reused = false;
-  for (uint64_t cluster = first; cluster <= last; ++cluster) {
-    const ClusterMapping mapping = map_.Get(slice, cluster << layout_.cluster_bits);
-    if (const auto* invalid = std::get_if<Invalid>(&mapping)) {
-      if (clusters > 0) break;
-      const absl::Status status = co_await OnInvalid(guest_offset, *invalid);
-      co_return status;
-    }
-    const auto* allocated = std::get_if<Allocated>(&mapping);
-    if (allocated != nullptr && allocated->copied) break;
-    const auto* zero = std::get_if<Zero>(&mapping);
-    if (zero != nullptr && zero->copied) {
-      if (clusters > 0) break;
-      run = {.host_offset = zero->host_offset, .clusters = 1};
-      reused = true;
-      break;
-    }
-    ++clusters;
+  const ClusterEntry first_entry = map_.Get(slice, guest_offset);
+  if (first_entry.kind == ClusterEntry::Kind::kInvalid) {
+    const absl::Status status = co_await OnInvalid(guest_offset, Invalid{first_entry.reason});
+    co_return status;
   }
-  if (!reused) {
-    if (clusters == 0) co_return uint64_t{0};
-    const absl::StatusOr<HostRun> fresh = co_await refcounts_.AllocateData(clusters);
+  Target target = FindTarget(slice, guest_offset, end);
+  if (target.run.clusters == 0) co_return uint64_t{0};
+  if (!target.owned) {
+    const absl::StatusOr<HostRun> fresh = co_await refcounts_.AllocateData(target.run.clusters);
     if (absl::IsDataLoss(fresh.status())) co_await MarkCorrupt(fresh.status());
     CO_RETURN_IF_ERROR(fresh.status());
-    run = *fresh;
-    run.fresh = run.fresh && data_.traits().zero_filled;
+    target.run = *fresh;
+    target.run.fresh = target.run.fresh && data_.traits().zero_filled;
   }
 
-  const uint64_t stop = std::min(end, (first + run.clusters) << layout_.cluster_bits);
+  const HostRun& run = target.run;
+  const uint64_t stop = std::min(end, first + (run.clusters << layout_.cluster_bits));
   const IoVecList part = Slice(src, 0, stop - guest_offset);
-  const absl::StatusOr<bool> harmless = co_await FillClusters(run, slice, guest_offset, part);
+  const FillRange fill = RangeToFill(target, map_.Get(slice, guest_offset),
+                                     map_.Get(slice, stop - 1), guest_offset, stop);
+  const absl::StatusOr<bool> harmless = co_await FillClusters(run, slice, fill, guest_offset, part);
   if (!harmless.ok()) {
-    if (!reused) refcounts_.GiveBack(run);
+    if (!target.owned) refcounts_.GiveBack(run);
     co_return harmless.status();
   }
 
   // Linked without waiting: nothing here fails.
   if (!*harmless) map_.RequireBarrier();
   for (uint64_t i = 0; i < run.clusters; ++i) {
-    const uint64_t at = (first + i) << layout_.cluster_bits;
-    if (!reused) FreeOld(map_.Get(slice, at));
-    map_.Set(
-        slice, at,
-        Allocated{.host_offset = run.host_offset + (i << layout_.cluster_bits), .copied = true});
+    const uint64_t at = first + (i << layout_.cluster_bits);
+    const uint64_t cluster_end = at + layout_.cluster_bytes();
+    const ClusterEntry old = map_.Get(slice, at);
+    ClusterEntry linked = {.has_host = true,
+                           .copied = true,
+                           .host_offset = run.host_offset + (i << layout_.cluster_bits),
+                           .allocated = target.owned ? old.allocated : 0,
+                           .zero = old.zero};
+    const uint32_t filled =
+        SubclusterMask(layout_.subcluster_index(std::max(at, fill.begin)),
+                       layout_.subcluster_index(std::min(cluster_end, fill.end) - 1) + 1);
+    linked.allocated |= filled;
+    linked.zero &= ~filled;
+    if (!target.owned) FreeOld(old);
+    map_.Set(slice, at, linked);
   }
   NoteDirty();
   if (cache_.dirty_count(MetadataKind::kL2Table) > 4 * dirty_limit_) {
@@ -125,16 +153,45 @@ Task<absl::StatusOr<uint64_t>> Image::AllocateAndWrite(uint64_t guest_offset, Io
   co_return stop - guest_offset;
 }
 
+// Subclusters are filled whole. A new host cluster also takes over what its old one held (in whole,
+// if that was compressed): the span from the first to the last of them and of the written ones.
+Image::FillRange Image::RangeToFill(const Target& target, const ClusterEntry& first,
+                                    const ClusterEntry& last, uint64_t begin, uint64_t end) const {
+  const uint64_t first_start = layout_.cluster_start(begin);
+  const uint64_t last_start = layout_.cluster_start(end - 1);
+  uint64_t first_filled = layout_.subcluster_index(begin);
+  uint64_t end_filled = layout_.subcluster_index(end - 1) + 1;
+  if (target.owned) {
+    // What is allocated already is written in place, as far as the guest asks.
+    FillRange fill = {.begin = begin, .end = end};
+    if ((first.allocated >> first_filled & 1) == 0) {
+      fill.begin = first_start + (first_filled << layout_.subcluster_bits());
+    }
+    if ((last.allocated >> (end_filled - 1) & 1) == 0) {
+      fill.end = last_start + (end_filled << layout_.subcluster_bits());
+    }
+    return fill;
+  }
+  if (first.kind == ClusterEntry::Kind::kCompressed) first_filled = 0;
+  if (last.kind == ClusterEntry::Kind::kCompressed) end_filled = layout_.subclusters();
+  if (first.allocated != 0) {
+    first_filled = std::min<uint64_t>(first_filled, std::countr_zero(first.allocated));
+  }
+  if (last.allocated != 0) {
+    end_filled = std::max<uint64_t>(end_filled, 32 - std::countl_zero(last.allocated));
+  }
+  return {.begin = first_start + (first_filled << layout_.subcluster_bits()),
+          .end = last_start + (end_filled << layout_.subcluster_bits())};
+}
+
 Task<absl::StatusOr<bool>> Image::FillClusters(HostRun run, const MetadataCache::Slice& slice,
-                                               uint64_t guest_offset, IoVecs src) {
+                                               FillRange fill, uint64_t guest_offset, IoVecs src) {
   const uint64_t end = guest_offset + TotalSize(src);
-  const uint64_t head = layout_.offset_in_cluster(guest_offset);
-  const uint64_t tail = AlignUp<uint64_t>(end, layout_.cluster_bytes()) - end;
-  const ClusterMapping old_first = map_.Get(slice, guest_offset);
-  const ClusterMapping old_last = map_.Get(slice, end - 1);
+  const uint64_t head = guest_offset - fill.begin;
+  const uint64_t tail = fill.end - end;
   CO_ASSIGN_OR_RETURN(const bool zero_head,
-                      co_await ReadsAsZeros(old_first, guest_offset - head, head));
-  CO_ASSIGN_OR_RETURN(const bool zero_tail, co_await ReadsAsZeros(old_last, end, tail));
+                      co_await EntriesReadAsZeros(slice, fill.begin, guest_offset));
+  CO_ASSIGN_OR_RETURN(const bool zero_tail, co_await EntriesReadAsZeros(slice, end, fill.end));
 
   // Fresh clusters hold zeros already: only what the guest wrote and what is copied need be
   // written.
@@ -146,17 +203,19 @@ Task<absl::StatusOr<bool>> Image::FillClusters(HostRun run, const MetadataCache:
   if (write_head && zero_head) AppendZeros(head, parts);
   if (write_head && !zero_head) {
     head_bytes = buffers_.Get(head);
-    CO_RETURN_IF_ERROR(co_await ReadOld(old_first, guest_offset - head, head_bytes.bytes()));
+    CO_RETURN_IF_ERROR(co_await ReadOld(slice, fill.begin, head_bytes.bytes()));
     parts.push_back(ToIoVec(head_bytes.bytes()));
   }
   parts.insert(parts.end(), src.begin(), src.end());
   if (write_tail && zero_tail) AppendZeros(tail, parts);
   if (write_tail && !zero_tail) {
     tail_bytes = buffers_.Get(tail);
-    CO_RETURN_IF_ERROR(co_await ReadOld(old_last, end, tail_bytes.bytes()));
+    CO_RETURN_IF_ERROR(co_await ReadOld(slice, end, tail_bytes.bytes()));
     parts.push_back(ToIoVec(tail_bytes.bytes()));
   }
-  CO_RETURN_IF_ERROR(co_await data_.Write(run.host_offset + (write_head ? 0 : head), parts));
+  const uint64_t begin = write_head ? fill.begin : guest_offset;
+  CO_RETURN_IF_ERROR(
+      co_await data_.Write(run.host_offset + (begin - layout_.cluster_start(guest_offset)), parts));
   // What is linked before it is durable must not change what a guest reads that never flushed: only
   // a fresh cluster over zeros reads the same with and without its data (qcow2.md 14.1, rule B).
   if (!run.fresh || !zero_head || !zero_tail) co_return false;
@@ -166,19 +225,11 @@ Task<absl::StatusOr<bool>> Image::FillClusters(HostRun run, const MetadataCache:
 
 Task<absl::StatusOr<bool>> Image::EntriesReadAsZeros(const MetadataCache::Slice& slice,
                                                      uint64_t begin, uint64_t end) {
-  uint64_t at = begin;
-  while (at < end) {
-    const ClusterMapping mapping = map_.Get(slice, at);
-    uint64_t stop = layout_.cluster_start(at) + layout_.cluster_bytes();
-    // Neighbours that are not allocated are asked about together.
-    while (stop < end && std::holds_alternative<Unallocated>(mapping) &&
-           std::holds_alternative<Unallocated>(map_.Get(slice, stop))) {
-      stop += layout_.cluster_bytes();
-    }
-    stop = std::min(stop, end);
-    CO_ASSIGN_OR_RETURN(const bool zeros, co_await ReadsAsZeros(mapping, at, stop - at));
+  for (uint64_t at = begin; at < end;) {
+    const MappedRun run = map_.RunInSlice(slice, at, end - at);
+    CO_ASSIGN_OR_RETURN(const bool zeros, co_await ReadsAsZeros(run.mapping, at, run.length));
     if (!zeros) co_return false;
-    at = stop;
+    at += run.length;
   }
   co_return true;
 }
@@ -198,27 +249,26 @@ Task<absl::StatusOr<bool>> Image::ReadsAsZeros(ClusterMapping mapping, uint64_t 
   co_return true;
 }
 
-Task<absl::Status> Image::ReadOld(ClusterMapping mapping, uint64_t guest_offset,
+Task<absl::Status> Image::ReadOld(const MetadataCache::Slice& slice, uint64_t guest_offset,
                                   std::span<uint8_t> dst) {
-  if (auto* allocated = std::get_if<Allocated>(&mapping)) {
-    allocated->host_offset += layout_.offset_in_cluster(guest_offset);
+  while (!dst.empty()) {
+    const MappedRun run = map_.RunInSlice(slice, guest_offset, dst.size());
+    const iovec part = ToIoVec(dst.first(run.length));
+    CO_RETURN_IF_ERROR(co_await ReadRun(run, guest_offset, IoVecs(&part, 1)));
+    guest_offset += run.length;
+    dst = dst.subspan(run.length);
   }
-  const iovec part = ToIoVec(dst);
-  const absl::Status status =
-      co_await ReadRun({.mapping = mapping, .length = dst.size()}, guest_offset, IoVecs(&part, 1));
-  co_return status;
+  co_return absl::OkStatus();
 }
 
-void Image::FreeOld(const ClusterMapping& old) {
-  if (const auto* allocated = std::get_if<Allocated>(&old)) {
-    refcounts_.FreeLater(allocated->host_offset, 1);
-  } else if (const auto* zero = std::get_if<Zero>(&old)) {
-    if (zero->host_offset != 0) refcounts_.FreeLater(zero->host_offset, 1);
-  } else if (const auto* compressed = std::get_if<Compressed>(&old)) {
+void Image::FreeOld(const ClusterEntry& old) {
+  if (old.kind == ClusterEntry::Kind::kCompressed) {
     // Counted once for each host cluster that it touches, in whole sectors.
-    const uint64_t first = layout_.cluster_index(compressed->host_offset);
-    const uint64_t last = layout_.cluster_index(compressed->host_offset + compressed->bytes - 1);
+    const uint64_t first = layout_.cluster_index(old.host_offset);
+    const uint64_t last = layout_.cluster_index(old.host_offset + old.compressed_bytes - 1);
     refcounts_.FreeLater(first << layout_.cluster_bits, last - first + 1);
+  } else if (old.has_host) {
+    refcounts_.FreeLater(old.host_offset, 1);
   }
 }
 

@@ -16,58 +16,77 @@ constexpr uint64_t kZeroPieceBytes = 1 << 20;
 
 }  // namespace
 
-ClusterMapping Image::Changed(const ClusterMapping& old, Change change) const {
-  const bool unallocated = std::holds_alternative<Unallocated>(old);
+ClusterEntry Image::Changed(const ClusterEntry& old, Change change, uint32_t touched) const {
   if (layout_.version < 3) {
     // No zero flag: only where no backing file would show through may a cluster go.
-    return backing_ == nullptr && change != Change::kZero ? ClusterMapping(Unallocated{}) : old;
+    return backing_ == nullptr && change != Change::kZero ? ClusterEntry{} : old;
   }
-  if (unallocated) {
-    // Reads as zeros already, or (discard) is not the guest's business.
-    return backing_ == nullptr || change == Change::kDiscard ? old : ClusterMapping(Zero{});
+  const uint32_t all = SubclusterMask(0, layout_.subclusters());
+  const bool stored = old.has_host || old.kind == ClusterEntry::Kind::kCompressed;
+  if (change == Change::kDiscard) {
+    // What reads as zeros already stays; what a backing file holds never shows again.
+    return stored || backing_ != nullptr ? ClusterEntry{.zero = all} : old;
   }
-  if (change == Change::kZero) {
-    if (std::holds_alternative<Zero>(old)) return old;
-    const auto* allocated = std::get_if<Allocated>(&old);
-    if (allocated != nullptr && allocated->copied) {
-      return Zero{.host_offset = allocated->host_offset, .copied = true};
-    }
+  if (touched == all) {
+    const bool keep = change == Change::kZero && old.has_host;
+    ClusterEntry zero = keep ? old : ClusterEntry{};
+    zero.allocated = 0;
+    zero.zero = all;
+    return zero;
   }
-  return Zero{};
+  ClusterEntry zero = old;
+  zero.allocated &= ~touched;
+  zero.zero |= touched;
+  return zero;
 }
 
 Task<absl::Status> Image::ChangeClusters(uint64_t begin, uint64_t end, Change change) {
   uint64_t at = begin;
   while (at < end) {
-    CO_ASSIGN_OR_RETURN(const MappedRun run, co_await map_.Lookup(at, end - at));
-    if (const auto* invalid = std::get_if<Invalid>(&run.mapping)) {
-      const absl::Status status = co_await OnInvalid(at, *invalid);
-      co_return status;
-    }
-    if (Changed(run.mapping, change) == run.mapping) {
-      at += run.length;
+    if (change == Change::kDiscard && backing_ == nullptr && !map_.HasTable(at)) {
+      at = std::min(map_.TableEnd(at), end);  // Nothing there: no table is made for that.
       continue;
     }
     const uint64_t stop = std::min(map_.SliceEnd(at), end);
-    const RangeLock::Guard guard =
-        co_await clusters_.Lock(layout_.cluster_index(at), layout_.cluster_index(stop - 1));
-    CO_RETURN_IF_ERROR(WriteError());
-    absl::StatusOr<MetadataCache::Slice> prepared = co_await map_.PrepareSlice(at);
-    if (absl::IsDataLoss(prepared.status())) co_await MarkCorrupt(prepared.status());
-    CO_RETURN_IF_ERROR(prepared.status());
-    MetadataCache::Slice slice = *std::move(prepared);
-    for (; at < stop; at += layout_.cluster_bytes()) {
-      const ClusterMapping old = map_.Get(slice, at);
-      if (std::holds_alternative<Invalid>(old)) break;  // The look-up above reports it.
-      const ClusterMapping changed = Changed(old, change);
-      if (changed == old) continue;
-      const auto* zero = std::get_if<Zero>(&changed);
-      if (zero == nullptr || zero->host_offset == 0) FreeOld(old);
-      map_.Set(slice, at, changed);
-    }
-    NoteDirty();
+    CO_ASSIGN_OR_RETURN(at, co_await ChangeInSlice(at, stop, change));
+    if (at == stop) continue;
+    // Subclusters of a compressed cluster.
+    const uint64_t next = std::min(stop, layout_.cluster_start(at) + layout_.cluster_bytes());
+    CO_RETURN_IF_ERROR(co_await ZeroByWriting(at, next - at));
+    at = next;
   }
   co_return absl::OkStatus();
+}
+
+Task<absl::StatusOr<uint64_t>> Image::ChangeInSlice(uint64_t begin, uint64_t end, Change change) {
+  const RangeLock::Guard guard =
+      co_await clusters_.Lock(layout_.cluster_index(begin), layout_.cluster_index(end - 1));
+  CO_RETURN_IF_ERROR(WriteError());
+  absl::StatusOr<MetadataCache::Slice> prepared = co_await map_.PrepareSlice(begin);
+  if (absl::IsDataLoss(prepared.status())) co_await MarkCorrupt(prepared.status());
+  CO_RETURN_IF_ERROR(prepared.status());
+  MetadataCache::Slice slice = *std::move(prepared);
+  const uint32_t all = SubclusterMask(0, layout_.subclusters());
+  uint64_t at = begin;
+  while (at < end) {
+    const uint64_t next = std::min(end, layout_.cluster_start(at) + layout_.cluster_bytes());
+    const uint32_t touched =
+        SubclusterMask(layout_.subcluster_index(at), layout_.subcluster_index(next - 1) + 1);
+    const ClusterEntry old = map_.Get(slice, at);
+    if (old.kind == ClusterEntry::Kind::kInvalid) {
+      const absl::Status status = co_await OnInvalid(at, Invalid{old.reason});
+      co_return status;
+    }
+    if (old.kind == ClusterEntry::Kind::kCompressed && touched != all) break;
+    const ClusterEntry changed = Changed(old, change, touched);
+    if (changed != old) {
+      if (!changed.has_host) FreeOld(old);
+      map_.Set(slice, at, changed);
+      NoteDirty();
+    }
+    at = next;
+  }
+  co_return at;
 }
 
 Task<absl::Status> Image::Discard(uint64_t offset, uint64_t length) {
@@ -82,6 +101,8 @@ Task<absl::Status> Image::Discard(uint64_t offset, uint64_t length) {
                            : AlignDown<uint64_t>(offset + length, cluster);
   const uint64_t begin = AlignUp<uint64_t>(offset, cluster);
   if (length == 0 || begin >= end) co_return absl::OkStatus();
+  // Without a zero flag the backing file would show through.
+  if (layout_.version < 3 && backing_ != nullptr) co_return absl::OkStatus();
   const absl::Status status = co_await ChangeClusters(begin, end, Change::kDiscard);
   co_return status;
 }
@@ -96,16 +117,17 @@ Task<absl::Status> Image::WriteZeroes(uint64_t offset, uint64_t length, ZeroFlag
 }
 
 Task<absl::Status> Image::ZeroRange(uint64_t offset, uint64_t length, ZeroFlags flags) {
-  const uint64_t cluster = layout_.cluster_bytes();
+  const uint64_t unit = layout_.subcluster_bytes();
   const uint64_t end = offset + length;
-  const uint64_t first_whole = AlignUp<uint64_t>(offset, cluster);
-  const uint64_t end_whole = end == geometry_.size_bytes ? AlignUp<uint64_t>(end, cluster)
-                                                         : AlignDown<uint64_t>(end, cluster);
-  if (first_whole >= end_whole) {
-    const absl::Status status = co_await ZeroByWriting(offset, length);
+  const uint64_t first_whole = AlignUp<uint64_t>(offset, unit);
+  if (first_whole >= end) {
+    const absl::Status status = co_await ZeroPart(offset, length, flags);
     co_return status;
   }
-  CO_RETURN_IF_ERROR(co_await ZeroByWriting(offset, first_whole - offset));
+  // The disk's last subcluster counts as whole.
+  const uint64_t end_whole =
+      end == geometry_.size_bytes ? AlignUp<uint64_t>(end, unit) : AlignDown<uint64_t>(end, unit);
+  CO_RETURN_IF_ERROR(co_await ZeroPart(offset, first_whole - offset, flags));
   if (layout_.version >= 3) {
     CO_RETURN_IF_ERROR(co_await ChangeClusters(
         first_whole, end_whole, flags.may_unmap ? Change::kZeroAndUnmap : Change::kZero));
@@ -115,8 +137,46 @@ Task<absl::Status> Image::ZeroRange(uint64_t offset, uint64_t length, ZeroFlags 
     const uint64_t stop = std::min(end, end_whole);
     CO_RETURN_IF_ERROR(co_await ZeroByWriting(first_whole, stop - first_whole));
   }
-  if (end > end_whole) CO_RETURN_IF_ERROR(co_await ZeroByWriting(end_whole, end - end_whole));
+  if (end > end_whole) CO_RETURN_IF_ERROR(co_await ZeroPart(end_whole, end - end_whole, flags));
   co_return absl::OkStatus();
+}
+
+Task<absl::Status> Image::ZeroPart(uint64_t offset, uint64_t length, ZeroFlags flags) {
+  if (length == 0) co_return absl::OkStatus();
+  bool flagged = false;
+  if (layout_.version >= 3) {
+    CO_ASSIGN_OR_RETURN(flagged, co_await ZeroSubclusterAround(offset, length, flags));
+  }
+  if (!flagged) CO_RETURN_IF_ERROR(co_await ZeroByWriting(offset, length));
+  co_return absl::OkStatus();
+}
+
+Task<absl::StatusOr<bool>> Image::ZeroSubclusterAround(uint64_t offset, uint64_t length,
+                                                       ZeroFlags flags) {
+  const uint64_t cluster = layout_.cluster_index(offset);
+  const RangeLock::Guard guard = co_await clusters_.Lock(cluster, cluster);
+  CO_RETURN_IF_ERROR(WriteError());
+  absl::StatusOr<MetadataCache::Slice> prepared = co_await map_.PrepareSlice(offset);
+  if (absl::IsDataLoss(prepared.status())) co_await MarkCorrupt(prepared.status());
+  CO_RETURN_IF_ERROR(prepared.status());
+  MetadataCache::Slice slice = *std::move(prepared);
+  const ClusterEntry entry = map_.Get(slice, offset);
+  const uint32_t bit = uint32_t{1} << layout_.subcluster_index(offset);
+  if (entry.kind != ClusterEntry::Kind::kStandard || (entry.allocated & bit) != 0) co_return false;
+  const uint64_t begin = AlignDown<uint64_t>(offset, layout_.subcluster_bytes());
+  const uint64_t stop = std::min(begin + layout_.subcluster_bytes(), geometry_.size_bytes);
+  CO_ASSIGN_OR_RETURN(const bool zero_head, co_await EntriesReadAsZeros(slice, begin, offset));
+  CO_ASSIGN_OR_RETURN(const bool zero_tail,
+                      co_await EntriesReadAsZeros(slice, offset + length, stop));
+  if (!zero_head || !zero_tail) co_return false;
+  const ClusterEntry changed =
+      Changed(entry, flags.may_unmap ? Change::kZeroAndUnmap : Change::kZero, bit);
+  if (changed != entry) {
+    if (!changed.has_host) FreeOld(entry);
+    map_.Set(slice, offset, changed);
+    NoteDirty();
+  }
+  co_return true;
 }
 
 // Writes zeros where the disk does not read as zeros already.

@@ -13,6 +13,7 @@ struct Layout {
   uint32_t cluster_bits = 16;
   uint32_t refcount_order = 4;
   uint32_t l2_entry_bytes = 8;  // 16 with extended L2.
+  bool external_data = false;   // Guest data is in another file, each cluster at its guest offset.
 
   uint64_t cluster_bytes() const { return uint64_t{1} << cluster_bits; }
   uint64_t offset_in_cluster(uint64_t offset) const { return offset & (cluster_bytes() - 1); }
@@ -20,6 +21,16 @@ struct Layout {
   uint64_t cluster_index(uint64_t offset) const { return offset >> cluster_bits; }
   uint64_t clusters_for(uint64_t bytes) const {
     return (bytes >> cluster_bits) + (offset_in_cluster(bytes) != 0 ? 1 : 0);
+  }
+
+  // What can be allocated, or be zeros, on its own: with extended L2 a 32nd of a cluster, otherwise
+  // a cluster is its one subcluster.
+  bool extended_l2() const { return l2_entry_bytes == 16; }
+  uint32_t subclusters() const { return extended_l2() ? 32 : 1; }
+  uint32_t subcluster_bits() const { return extended_l2() ? cluster_bits - 5 : cluster_bits; }
+  uint64_t subcluster_bytes() const { return uint64_t{1} << subcluster_bits(); }
+  uint32_t subcluster_index(uint64_t guest_offset) const {
+    return static_cast<uint32_t>(offset_in_cluster(guest_offset) >> subcluster_bits());
   }
 
   uint64_t l2_entries() const { return cluster_bytes() / l2_entry_bytes; }

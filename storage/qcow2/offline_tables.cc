@@ -151,13 +151,13 @@ absl::Status AppendReferences(const std::string& name, const Layout& layout,
     uint64_t count = 1;
     const char* wrong = nullptr;
     if ((entry & kEntryCompressed) != 0) {
-      const ClusterMapping mapping = DecodeMapping(layout, entry & ~kEntryCopied);
-      const auto* compressed = std::get_if<Compressed>(&mapping);
-      if (compressed == nullptr) {
-        wrong = std::get<Invalid>(mapping).reason;
+      const ClusterEntry compressed = DecodeEntry(layout, {.descriptor = entry & ~kEntryCopied});
+      if (compressed.kind == ClusterEntry::Kind::kInvalid) {
+        wrong = compressed.reason;
       } else {
-        first = layout.cluster_index(compressed->host_offset);
-        count = layout.cluster_index(compressed->host_offset + compressed->bytes - 1) - first + 1;
+        const uint64_t last = compressed.host_offset + compressed.compressed_bytes - 1;
+        first = layout.cluster_index(compressed.host_offset);
+        count = layout.cluster_index(last) - first + 1;
       }
     } else {
       const uint64_t host_offset = entry & kEntryOffsetMask;

@@ -81,19 +81,22 @@ struct RawKind {
   }
 };
 
-template <uint32_t version, uint32_t cluster_bits, uint32_t refcount_order, bool direct>
+template <uint32_t version, uint32_t cluster_bits, uint32_t refcount_order, bool direct,
+          bool extended_l2 = false>
 struct Qcow2Kind {
   static constexpr ImageFormat kFormat = ImageFormat::kQcow2;
   static constexpr bool kDirect = direct;
   static absl::Status Make(EventLoop& loop, Opener& opener, const std::string& path) {
-    const qcow2::CreateOptions options = {
-        .version = version, .cluster_bits = cluster_bits, .refcount_order = refcount_order};
+    const qcow2::CreateOptions options = {.version = version,
+                                          .cluster_bits = cluster_bits,
+                                          .refcount_order = refcount_order,
+                                          .extended_l2 = extended_l2};
     return loop.RunTask(MakeFile(loop, opener, path, kConformanceBytes, options));
   }
 };
 
 // An overlay of an empty base of `base_bytes`, smaller or larger than the overlay.
-template <bool qcow2_base, uint64_t base_bytes, uint32_t version>
+template <bool qcow2_base, uint64_t base_bytes, uint32_t version, bool extended_l2 = false>
 struct OverlayKind {
   static constexpr ImageFormat kFormat = ImageFormat::kQcow2;
   static constexpr bool kDirect = false;
@@ -102,6 +105,7 @@ struct OverlayKind {
     if (qcow2_base) base = qcow2::CreateOptions{};
     RETURN_IF_ERROR(loop.RunTask(MakeFile(loop, opener, path + ".base", base_bytes, base)));
     const qcow2::CreateOptions options = {.version = version,
+                                          .extended_l2 = extended_l2,
                                           .backing_file = "disk.base",
                                           .backing_format = qcow2_base ? "qcow2" : "raw"};
     return loop.RunTask(MakeFile(loop, opener, path, kConformanceBytes, options));
@@ -119,13 +123,15 @@ using Qcow2 =
     testing::Types<FileDisk<Qcow2Kind<3, 16, 4, false>>, FileDisk<Qcow2Kind<3, 16, 4, true>>,
                    FileDisk<Qcow2Kind<2, 16, 4, false>>, FileDisk<Qcow2Kind<3, 9, 4, false>>,
                    FileDisk<Qcow2Kind<3, 9, 6, true>>, FileDisk<Qcow2Kind<3, 12, 0, false>>,
-                   FileDisk<Qcow2Kind<3, 21, 5, false>>>;
+                   FileDisk<Qcow2Kind<3, 21, 5, false>>, FileDisk<Qcow2Kind<3, 16, 4, false, true>>,
+                   FileDisk<Qcow2Kind<3, 14, 3, true, true>>>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Qcow2, BlockBackendSuite, Qcow2);
 INSTANTIATE_TYPED_TEST_SUITE_P(Qcow2, PersistentBackendSuite, Qcow2);
 
 using Overlays = testing::Types<FileDisk<OverlayKind<false, kConformanceBytes / 2, 3>>,
                                 FileDisk<OverlayKind<true, 2 * kConformanceBytes, 3>>,
-                                FileDisk<OverlayKind<true, kConformanceBytes, 2>>>;
+                                FileDisk<OverlayKind<true, kConformanceBytes, 2>>,
+                                FileDisk<OverlayKind<true, kConformanceBytes / 2, 3, true>>>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Overlays, BlockBackendSuite, Overlays);
 INSTANTIATE_TYPED_TEST_SUITE_P(Overlays, PersistentBackendSuite, Overlays);
 

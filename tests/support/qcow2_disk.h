@@ -112,7 +112,14 @@ class Qcow2Disk {
     co_return image;
   }
 
-  std::unique_ptr<EventLoop> loop_ = *EventLoop::Create();
+  // One for all disks of a test program: the kernel takes its time to free a ring, and a fuzz
+  // target would need thousands.
+  static EventLoop& SharedLoop() {
+    static EventLoop* const loop = EventLoop::Create()->release();
+    return *loop;
+  }
+
+  EventLoop* const loop_ = &SharedLoop();
   MemoryMedium medium_;
   std::unique_ptr<BlockBackend> disk_;
 };

@@ -56,7 +56,7 @@ void AddInternalSnapshot(std::vector<uint8_t>& image) {
     count(l2, 1);
     Store64(image, header->l1_offset + i * 8, l2);  // No longer COPIED.
     for (uint64_t j = 0; j < layout.l2_entries(); ++j) {
-      const uint64_t at = l2 + j * 8;
+      const uint64_t at = l2 + j * layout.l2_entry_bytes;
       const uint64_t mapping = Load64(image, at);
       VIREO_CHECK((mapping & kEntryCompressed) == 0);
       if ((mapping & kEntryOffsetMask) == 0) continue;
