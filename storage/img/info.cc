@@ -14,6 +14,7 @@
 #include "storage/img/snapshot_list.h"
 #include "storage/img/tool.h"
 #include "storage/open_image.h"
+#include "storage/qcow2/bitmap_directory.h"
 #include "storage/qcow2/format.h"
 #include "storage/qcow2/header_reader.h"
 #include "storage/qcow2/snapshots.h"
@@ -28,6 +29,7 @@ struct Facts {
   uint64_t actual_bytes = 0;
   qcow2::Header header;  // Of a QCOW2 image.
   std::vector<qcow2::Snapshot> snapshots;
+  std::vector<qcow2::BitmapRecord> bitmaps;
 };
 
 Task<absl::StatusOr<Facts>> Gather(EventLoop& loop, Opener& opener, std::string path,
@@ -56,6 +58,9 @@ Task<absl::StatusOr<Facts>> Gather(EventLoop& loop, Opener& opener, std::string 
     absl::StatusOr<qcow2::SnapshotTable> table =
         co_await qcow2::ReadSnapshotTable(file, facts.header);
     if (table.ok()) facts.snapshots = std::move(table->snapshots);
+    absl::StatusOr<std::vector<qcow2::BitmapRecord>> bitmaps =
+        co_await qcow2::ReadBitmapDirectory(file, facts.header);
+    if (bitmaps.ok()) facts.bitmaps = *std::move(bitmaps);
   }
   CO_RETURN_IF_ERROR(co_await file.Close());
   co_return facts;
@@ -76,6 +81,27 @@ const char* CompressionName(const qcow2::Header& header) {
 }
 
 bool Has(uint64_t features, uint64_t bit) { return (features & bit) != 0; }
+
+std::vector<std::string> FlagsOf(const qcow2::BitmapRecord& bitmap) {
+  std::vector<std::string> flags;
+  if (bitmap.in_use()) flags.push_back("in-use");
+  if (bitmap.enabled()) flags.push_back("auto");
+  return flags;
+}
+
+Json BitmapsToJson(const std::vector<qcow2::BitmapRecord>& bitmaps) {
+  Json list = Json::Array();
+  for (const qcow2::BitmapRecord& bitmap : bitmaps) {
+    Json flags = Json::Array();
+    for (const std::string& flag : FlagsOf(bitmap)) flags.Append(flag);
+    Json entry = Json::Object();
+    entry.Add("flags", std::move(flags))
+        .Add("name", bitmap.name)
+        .Add("granularity", uint64_t{1} << bitmap.granularity_bits);
+    list.Append(std::move(entry));
+  }
+  return list;
+}
 
 Json ToJson(const Facts& facts) {
   Json json = Json::Object();
@@ -109,6 +135,7 @@ Json ToJson(const Facts& facts) {
     if (header.layout.version >= 3) {
       data.Add("lazy-refcounts", Has(header.compatible, qcow2::kCompatibleLazyRefcounts));
     }
+    if (!facts.bitmaps.empty()) data.Add("bitmaps", BitmapsToJson(facts.bitmaps));
     data.Add("refcount-bits", uint64_t{header.layout.refcount_bits()});
     if (header.layout.version >= 3) {
       data.Add("corrupt", header.corrupt());
@@ -152,6 +179,17 @@ void PrintHuman(const Tool& tool, const Facts& facts) {
   if (header.layout.version >= 3) {
     tool.Print("    lazy refcounts: %s\n",
                yes(Has(header.compatible, qcow2::kCompatibleLazyRefcounts)));
+  }
+  if (!facts.bitmaps.empty()) tool.Print("    bitmaps:\n");
+  for (size_t i = 0; i < facts.bitmaps.size(); ++i) {
+    const qcow2::BitmapRecord& bitmap = facts.bitmaps[i];
+    tool.Print("        [%d]:\n            flags:\n", i);
+    const std::vector<std::string> flags = FlagsOf(bitmap);
+    for (size_t j = 0; j < flags.size(); ++j) {
+      tool.Print("                [%d]: %s\n", j, flags[j]);
+    }
+    tool.Print("            name: %s\n            granularity: %d\n", Printable(bitmap.name),
+               uint64_t{1} << bitmap.granularity_bits);
   }
   tool.Print("    refcount bits: %d\n", header.layout.refcount_bits());
   if (header.layout.version >= 3) tool.Print("    corrupt: %s\n", yes(header.corrupt()));

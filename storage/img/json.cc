@@ -72,6 +72,8 @@ Json& Json::Append(Json value) {
   return *this;
 }
 
+Json& Json::Append(const std::string& value) { return Append(Literal(Quote(value))); }
+
 std::string Json::ToString(int indent) const {
   if (open_ == 0) return literal_;
   std::string text(1, open_);

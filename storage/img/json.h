@@ -23,6 +23,7 @@ class Json {
   Json& Add(const std::string& key, Json value);
   // Elements of an array.
   Json& Append(Json value);
+  Json& Append(const std::string& value);
 
   std::string ToString(int indent = 0) const;
 

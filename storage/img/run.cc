@@ -22,6 +22,12 @@ constexpr Verb kVerbs[] = {
      "    Sends COUNT requests of SIZE bytes, each STEP bytes behind the one before, DEPTH at a\n"
      "    time, and says how long they took; --latency also how long one took. -i is accepted and\n"
      "    means io_uring.\n"},
+    {"bitmap", Bitmap,
+     "(--add [-g GRANULARITY] | --remove | --clear | --enable | --disable | --merge SOURCE)...\n"
+     "      [-b SOURCE_FILE [-F FORMAT]] [--image-opts] [-f FORMAT] FILE BITMAP\n"
+     "    Changes a persistent dirty bitmap of FILE, in the order of the options. --merge takes "
+     "in\n"
+     "    what the bitmap SOURCE, of FILE or SOURCE_FILE, has.\n"},
     {"check", Check,
      "[--image-opts] [-q] [-f FORMAT] [--output=human|json] [-r leaks|all] [-T CACHE] [-U] FILE\n"
      "    Compares refcounts with references; -r mends them. Exit status: 0 clean, 1 could not be\n"
@@ -79,7 +85,7 @@ constexpr char kHelpTail[] =
 constexpr char kVersion[] = "vireo-img version 0.1 (as qemu-img 7.2)\n";
 
 // Verbs of qemu-img that are to come.
-constexpr std::array kLater = {"amend", "bitmap", "commit", "rebase", "resize", "verify-upload"};
+constexpr std::array kLater = {"amend", "commit", "rebase", "resize", "verify-upload"};
 
 void PrintHelp(const Tool& tool) {
   tool.Print("%s", kHelpHead);

@@ -45,6 +45,7 @@ struct Tool {
 
 // The verbs: `args` is what follows the verb's name. Each answers the exit status.
 int Bench(const Tool& tool, const std::vector<std::string>& args);
+int Bitmap(const Tool& tool, const std::vector<std::string>& args);
 int Check(const Tool& tool, const std::vector<std::string>& args);
 int Compare(const Tool& tool, const std::vector<std::string>& args);
 int Convert(const Tool& tool, const std::vector<std::string>& args);
