@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <optional>
 #include <string>
 
 #include "tests/model/shapes.h"
@@ -17,17 +18,26 @@ class FaultTest : public testing::TestWithParam<DiskShape> {};
 
 constexpr uint64_t kForGood = 1'000'000'000;
 
-// Whatever fails, and how often, from the `k`-th operation on.
-void RunWithFault(const DiskShape& shape, uint64_t seed, uint64_t k) {
-  const bool full = k % 2 == 1;
-  SCOPED_TRACE("VIREO_SEED=" + std::to_string(seed) + ", operation " + std::to_string(k) +
-               (full ? ": ENOSPC" : ": EIO"));
+enum class Kind { kRequests, kSnapshot };
+
+// `k` counts operations; from there on one, two or all fail.
+void RunSession(Workout& workout, Kind kind, std::optional<uint64_t> k) {
+  Workout::Session session = {.workers = 4, .steps = 10, .fail_after = k};
+  if (k.has_value()) {
+    session.error = *k % 2 == 1 ? ENOSPC : EIO;
+    session.failures = *k % 3 == 0 ? kForGood : *k % 3;
+  }
+  if (kind == Kind::kRequests) {
+    workout.RunSession(session);
+  } else {
+    workout.RunSnapshotSession(session);
+  }
+}
+
+void RunWithFault(const DiskShape& shape, uint64_t seed, Kind kind, uint64_t k) {
+  SCOPED_TRACE("VIREO_SEED=" + std::to_string(seed) + ", operation " + std::to_string(k));
   Workout workout(shape, seed);
-  workout.RunSession({.workers = 4,
-                      .steps = 10,
-                      .fail_after = k,
-                      .error = full ? ENOSPC : EIO,
-                      .failures = k % 3 == 0 ? kForGood : k % 3});
+  RunSession(workout, kind, k);
   ASSERT_EQ(workout.problem(), "");
   workout.VerifyLeft();
   ASSERT_EQ(workout.problem(), "");
@@ -35,21 +45,31 @@ void RunWithFault(const DiskShape& shape, uint64_t seed, uint64_t k) {
   ASSERT_EQ(workout.problem(), "");
 }
 
-TEST_P(FaultTest, LeaveASoundImageWithEverythingFlushed) {
-  const uint64_t runs = Scaled(40, GetParam());
-  const uint64_t seed = FirstSeed();
+void FailEach(const DiskShape& shape, uint64_t seed, Kind kind, uint64_t runs) {
   uint64_t operations = 0;
   {
-    Workout workout(GetParam(), seed);
-    workout.RunSession({.workers = 4, .steps = 10});
+    Workout workout(shape, seed);
+    RunSession(workout, kind, std::nullopt);
     ASSERT_EQ(workout.problem(), "");
     operations = workout.operations();
   }
   // Every operation when there is time for that, else the first ones and then ever fewer.
   const uint64_t stride = operations / runs;
   for (uint64_t k = 0; k < operations; k += 1 + 2 * k * stride / operations) {
-    RunWithFault(GetParam(), seed, k);
-    if (HasFatalFailure()) return;
+    RunWithFault(shape, seed, kind, k);
+    if (testing::Test::HasFatalFailure()) return;
+  }
+}
+
+TEST_P(FaultTest, LeaveASoundImageWithEverythingFlushed) {
+  FailEach(GetParam(), FirstSeed(), Kind::kRequests, Scaled(40, GetParam()));
+}
+
+TEST_P(FaultTest, OfASnapshotLeaveItDoneOrUndone) {
+  if (!GetParam().snapshots) GTEST_SKIP() << "this shape has no snapshots";
+  // Seeds differ in what is done.
+  for (uint64_t seed = FirstSeed(); seed < FirstSeed() + 6 && !HasFatalFailure(); ++seed) {
+    FailEach(GetParam(), seed, Kind::kSnapshot, Scaled(20, GetParam()));
   }
 }
 

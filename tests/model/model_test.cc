@@ -26,9 +26,13 @@ TEST_P(ModelTest, HoldsWhatTheModelHolds) {
     std::mt19937_64 random(seed);
     for (int session = 0; session < 8; ++session) {
       const bool cut = random() % 3 == 0;
-      workout.RunSession({.workers = 1 + static_cast<uint32_t>(random() % 12),
-                          .steps = 1 + static_cast<uint32_t>(random() % 50),
-                          .close_under_load = random() % 3 == 0});
+      if (GetParam().snapshots && session % 2 == 1) {
+        workout.RunSnapshotSession({});
+      } else {
+        workout.RunSession({.workers = 1 + static_cast<uint32_t>(random() % 12),
+                            .steps = 1 + static_cast<uint32_t>(random() % 50),
+                            .close_under_load = random() % 3 == 0});
+      }
       ASSERT_EQ(workout.problem(), "");
       if (cut) {
         workout.ContinueAfterCut(random() % (workout.now() + 1),

@@ -25,9 +25,13 @@ TEST_P(PowerCutTest, LeaveASoundImageWithEverythingFlushed) {
     std::mt19937_64 random(seed);
     // Some start from what an earlier cut has left.
     for (int session = 0; session < 2; ++session) {
-      workout.RunSession({.workers = 2 + static_cast<uint32_t>(random() % 8),
-                          .steps = 4 + static_cast<uint32_t>(random() % 20),
-                          .close_under_load = random() % 2 == 0});
+      if (GetParam().snapshots && (seed + session) % 2 == 0) {
+        workout.RunSnapshotSession({});
+      } else {
+        workout.RunSession({.workers = 2 + static_cast<uint32_t>(random() % 8),
+                            .steps = 4 + static_cast<uint32_t>(random() % 20),
+                            .close_under_load = random() % 2 == 0});
+      }
       ASSERT_EQ(workout.problem(), "");
       for (int cut = 0; cut < 24; ++cut, ++cuts) {
         const uint64_t moment = cut == 0 ? workout.now() : random() % (workout.now() + 1);

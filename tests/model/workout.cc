@@ -16,8 +16,9 @@
 #include "base/status.h"
 #include "storage/qcow2/header_reader.h"
 #include "storage/qcow2/image.h"
+#include "storage/qcow2/snapshot_edit.h"
+#include "storage/qcow2/snapshots.h"
 #include "storage/raw_file.h"
-#include "tests/support/qcow2_snapshot.h"
 
 namespace vireo {
 
@@ -116,7 +117,7 @@ void Workout::MakeImage() {
   VIREO_CHECK(created.ok(), created.ToString());
   std::vector<uint64_t> tags = backing_tags_;
   tags.resize(shape_.disk_bytes / kSectorBytes);
-  if (shape_.snapshot) {
+  if (shape_.snapshots) {
     absl::StatusOr<std::unique_ptr<BlockBackend>> disk = Open(FilesOf(made), false);
     VIREO_CHECK(disk.ok(), disk.status().ToString());
     const std::vector<uint64_t> filled = Fill(**disk, 2);
@@ -124,7 +125,10 @@ void Workout::MakeImage() {
       if (filled[i] != 0) tags[i] = filled[i];
     }
     VIREO_CHECK(loop_->RunTask((*disk)->Close()).ok());
-    qcow2::AddInternalSnapshot(made.bytes);
+    const absl::StatusOr<std::string> id =
+        loop_->RunTask(qcow2::CreateSnapshot(*loop_, file, {.name = "first"}));
+    VIREO_CHECK(id.ok(), id.status().ToString());
+    snapshots_.push_back({*id, tags});
   }
   Restart(std::move(made.bytes), tags);
 }
@@ -136,6 +140,9 @@ void Workout::Restart(std::vector<uint8_t> bytes, const std::vector<uint64_t>& t
   history_ = std::make_unique<SectorHistory>(tags);
   sectors_ = tags.size();
   sizes_ = {{.sectors = sectors_, .began = 0, .ended = 0}};
+  tags_ = tags;
+  doubtful_.reset();
+  applied_.clear();
 }
 
 Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> Workout::OpenBacking(
@@ -260,7 +267,8 @@ Workout::Step Workout::PickStep() {
     step.kind = Step::Kind::kZeroAndUnmap;
   } else if (chance < 93) {
     step.kind = Step::Kind::kDiscard;
-  } else if (chance < 98 || resizing_ || sectors_ == max_sectors_ || shape_.snapshot) {
+  } else if (chance < 98 || resizing_ || sectors_ == max_sectors_ ||
+             (shape_.snapshots && shape_.options.version < 3)) {
     step.kind = Step::Kind::kStatus;
   } else {
     step.kind = Step::Kind::kResize;
@@ -435,6 +443,120 @@ Task<void> Workout::Resize(Step step) {
   (void)step;
 }
 
+// --- Snapshots ---
+
+void Workout::RunSnapshotSession(const Session& session) {
+  if (session.fail_after.has_value()) {
+    host_->FailAfter(*session.fail_after, session.error, session.failures);
+  }
+  ++steps_;
+  FaultyFile file(*loop_, *medium_);
+  absl::Status status;
+  if (snapshots_.empty() || (snapshots_.size() < 4 && OneIn(2))) {
+    status = CreateSnapshot(file);
+  } else if (OneIn(2)) {
+    status = DeleteSnapshot(file);
+  } else {
+    status = ApplySnapshot(file);
+  }
+  if (!status.ok()) Excuse("a snapshot", status);
+}
+
+absl::Status Workout::CreateSnapshot(File& file) {
+  const absl::StatusOr<std::string> id =
+      loop_->RunTask(qcow2::CreateSnapshot(*loop_, file, {.name = "another"}));
+  uint64_t highest = 0;
+  for (const Kept& kept : snapshots_) {
+    highest = std::max<uint64_t>(highest, std::strtoull(kept.id.c_str(), nullptr, 10));
+  }
+  doubtful_ = {.kept = {std::to_string(highest + 1), tags_}, .made = true};
+  if (!id.ok()) return id.status();
+  if (*id != doubtful_->kept.id) Problem("a new snapshot has the id " + *id);
+  doubtful_->done = host_->Tick();
+  return absl::OkStatus();
+}
+
+absl::Status Workout::DeleteSnapshot(File& file) {
+  const size_t index = Below(snapshots_.size());
+  doubtful_ = {.kept = snapshots_[index], .made = false};
+  snapshots_.erase(snapshots_.begin() + static_cast<ptrdiff_t>(index));
+  const absl::Status deleted =
+      loop_->RunTask(qcow2::DeleteSnapshot(*loop_, file, doubtful_->kept.id));
+  if (deleted.ok()) doubtful_->done = host_->Tick();
+  return deleted;
+}
+
+absl::Status Workout::ApplySnapshot(File& file) {
+  const Kept& kept = snapshots_[Below(snapshots_.size())];
+  applied_ = kept.tags;
+  const uint64_t began = host_->Tick();
+  history_->Grow(std::max<uint64_t>(history_->sectors(), applied_.size()));
+  std::vector<size_t> changes;
+  for (uint64_t i = 0; i < applied_.size(); ++i) {
+    changes.push_back(history_->Begin(i, applied_[i], began));
+  }
+  sizes_.push_back({.sectors = applied_.size(), .began = began, .ended = kNever});
+  const absl::Status status = loop_->RunTask(qcow2::ApplySnapshot(*loop_, file, kept.id));
+  if (!status.ok()) return status;
+  const uint64_t ended = host_->Tick();
+  for (uint64_t i = 0; i < applied_.size(); ++i) {
+    history_->End(i, changes[i], ended, /*durably=*/true);
+  }
+  sizes_.back().ended = ended;
+  return status;
+}
+
+absl::StatusOr<std::vector<std::string>> Workout::SnapshotIds(MemoryMedium& left) {
+  MemoryFile file(*loop_, left);
+  ASSIGN_OR_RETURN(const qcow2::Header header,
+                   loop_->RunTask(ReadHeader(file, qcow2::Access::kInspect)));
+  ASSIGN_OR_RETURN(const qcow2::SnapshotTable table,
+                   loop_->RunTask(ReadSnapshotTable(file, header)));
+  std::vector<std::string> ids;
+  for (const qcow2::Snapshot& snapshot : table.snapshots) ids.push_back(snapshot.id);
+  return ids;
+}
+
+void Workout::VerifySnapshots(MemoryMedium& left, uint64_t moment) {
+  const absl::StatusOr<std::vector<std::string>> ids = SnapshotIds(left);
+  if (!ids.ok()) return Problem(absl::StrCat("the snapshots: ", ids.status().ToString()));
+  std::vector<const Kept*> there;
+  for (const Kept& kept : snapshots_) {
+    if (std::find(ids->begin(), ids->end(), kept.id) == ids->end()) {
+      return Problem("a snapshot is gone: " + kept.id);
+    }
+    there.push_back(&kept);
+  }
+  if (doubtful_.has_value()) {
+    const bool found = std::find(ids->begin(), ids->end(), doubtful_->kept.id) != ids->end();
+    if (found) there.push_back(&doubtful_->kept);
+    if (moment >= doubtful_->done && found != doubtful_->made) {
+      return Problem("a snapshot is not made or not deleted: " + doubtful_->kept.id);
+    }
+  }
+  if (there.size() != ids->size()) return Problem("there is a snapshot that nobody made");
+  if (there.empty() || !OneIn(2)) return;
+  const Kept& kept = *there[Below(there.size())];
+  MemoryMedium copy = left;
+  MemoryFile file(*loop_, copy);
+  const absl::Status applied = loop_->RunTask(qcow2::ApplySnapshot(*loop_, file, kept.id));
+  if (!applied.ok()) return Problem(absl::StrCat("going back: ", applied.ToString()));
+  absl::StatusOr<std::unique_ptr<BlockBackend>> disk = Open(FilesOf(copy), true);
+  if (!disk.ok())
+    return Problem(absl::StrCat("opened after going back: ", disk.status().ToString()));
+  if (ReadTags(**disk) != kept.tags) Problem("a snapshot holds something else now: " + kept.id);
+  (void)loop_->RunTask((*disk)->Close());
+}
+
+void Workout::FindSnapshots(MemoryMedium& left) {
+  const absl::StatusOr<std::vector<std::string>> ids = SnapshotIds(left);
+  if (!ids.ok()) return Problem(absl::StrCat("the snapshots: ", ids.status().ToString()));
+  if (doubtful_.has_value() &&
+      std::find(ids->begin(), ids->end(), doubtful_->kept.id) != ids->end()) {
+    snapshots_.push_back(doubtful_->kept);
+  }
+}
+
 // --- Verifying ---
 
 std::vector<uint64_t> Workout::ReadTags(BlockBackend& disk) {
@@ -489,6 +611,9 @@ void Workout::VerifySize(uint64_t sectors, uint64_t moment) {
 
 void Workout::VerifyTags(const std::vector<uint64_t>& tags, uint64_t moment) {
   VerifySize(tags.size(), moment);
+  if (!applied_.empty() && tags != applied_ && tags != tags_) {
+    return Problem("going back to a snapshot is half done");
+  }
   for (uint64_t i = 0; i < tags.size(); ++i) {
     if (history_->AllowsAfterCut(i, tags[i], moment)) continue;
     return Problem(absl::StrFormat("sector %d holds %x after moment %d, not one of%s", i, tags[i],
@@ -506,12 +631,16 @@ bool Workout::IsDirty(MemoryMedium& left) {
 void Workout::VerifyCheck(MemoryMedium& left, Leaks leaks) {
   MemoryFile file(*loop_, left);
   std::string findings;
-  CheckReport report = [&findings](const std::string& line) { findings += line + "\n"; };
+  uint64_t flags = 0;
+  CheckReport report = [&findings, &flags](const std::string& line) {
+    findings += line + "\n";
+    if (line.starts_with("ERROR OFLAG_COPIED")) ++flags;
+  };
   const absl::StatusOr<CheckResult> result =
       loop_->RunTask(CheckImage(file, qcow2::Repair::kNone, &report));
   if (!result.ok()) {
     Problem(absl::StrCat("the check: ", result.status().ToString()));
-  } else if (result->corruptions > 0 || result->check_errors > 0 ||
+  } else if (result->corruptions > (copied_flags_ ? flags : 0) || result->check_errors > 0 ||
              (result->leaks > 0 && leaks == Leaks::kNone)) {
     Problem(absl::StrCat("the check finds: ", findings));
   }
@@ -520,7 +649,10 @@ void Workout::VerifyCheck(MemoryMedium& left, Leaks leaks) {
 std::vector<uint64_t> Workout::VerifyMedium(MemoryMedium left, uint64_t moment) {
   // With lazy refcounts a crash leaves them for the next one who opens the image to repair.
   const bool dirty = IsDirty(left);
+  const bool flags_before = copied_flags_;
+  copied_flags_ = copied_flags_ || !applied_.empty() || doubtful_.has_value();
   if (!dirty) VerifyCheck(left, Leaks::kAllowed);
+  if (problem_.empty() && !dirty) VerifySnapshots(left, moment);
   absl::StatusOr<std::unique_ptr<BlockBackend>> opened = Open(FilesOf(left), OneIn(8));
   if (!opened.ok()) {
     Problem(absl::StrCat("opening it again: ", opened.status().ToString()));
@@ -553,6 +685,7 @@ std::vector<uint64_t> Workout::VerifyMedium(MemoryMedium left, uint64_t moment) 
   if (!closed.ok()) Problem(absl::StrCat("closing it again: ", closed.ToString()));
   opened->reset();
   if (problem_.empty() && !(dirty && read_only)) VerifyCheck(left, Leaks::kAllowed);
+  copied_flags_ = flags_before;
   return tags;
 }
 
@@ -576,12 +709,16 @@ void Workout::ContinueAfterCut(uint64_t moment, FaultyMedium::Loss loss) {
   const std::vector<uint64_t> tags = VerifyMedium(left, moment);
   if (!problem_.empty()) return;
   leaks_ = true;
+  copied_flags_ = copied_flags_ || !applied_.empty() || doubtful_.has_value();
+  FindSnapshots(left);
   if (OneIn(2)) {
     MemoryFile file(*loop_, left);
-    const absl::StatusOr<CheckResult> repaired =
-        loop_->RunTask(CheckImage(file, OneIn(2) ? qcow2::Repair::kAll : qcow2::Repair::kLeaks));
+    const bool all = OneIn(2);
+    const absl::StatusOr<CheckResult> repaired = loop_->RunTask(
+        CheckImage(file, all ? qcow2::Repair::kAll : qcow2::Repair::kLeaks));
     if (!repaired.ok()) return Problem(absl::StrCat("repairing: ", repaired.status().ToString()));
     leaks_ = IsDirty(left);
+    if (all) copied_flags_ = false;
     if (!leaks_) VerifyCheck(left, Leaks::kNone);
   }
   Restart(std::move(left.bytes), tags);
@@ -594,7 +731,9 @@ void Workout::ContinueAfterClose() {
   if (IsDirty(left) && !host_->failed()) Problem("it is dirty though it was closed");
   VerifyCheck(left, leaks);
   const std::vector<uint64_t> tags = VerifyMedium(left, now());
-  if (problem_.empty()) Restart(std::move(left.bytes), tags);
+  if (!problem_.empty()) return;
+  FindSnapshots(left);
+  Restart(std::move(left.bytes), tags);
 }
 
 // --- Effort ---

@@ -42,8 +42,8 @@ struct DiskShape {
   uint64_t disk_bytes = 1 << 20;
   Backing backing = Backing::kNone;
   uint64_t backing_bytes = 0;
-  // The image starts with content that an internal snapshot shares.
-  bool snapshot = false;
+  // The image starts with content that an internal snapshot shares, and more of them come and go.
+  bool snapshots = false;
   uint64_t cost = 1;  // Of a step, in those of others: tests do that much less.
 };
 
@@ -66,6 +66,8 @@ class Workout {
 
   // From opening to closing.
   void RunSession(const Session& session);
+  // Instead: one snapshot is made, deleted or gone back to. Of `session` only the failures count.
+  void RunSnapshotSession(const Session& session);
 
   // Of the session that has run:
   uint64_t now() const { return host_->now(); }
@@ -95,6 +97,16 @@ class Workout {
 
   static constexpr uint64_t kNever = ~uint64_t{0};
 
+  struct Kept {
+    std::string id;
+    std::vector<uint64_t> tags;
+  };
+  struct Doubtful {
+    Kept kept;
+    bool made;               // Else deleted.
+    uint64_t done = kNever;  // When that was sure.
+  };
+
   void Problem(const std::string& text);
   uint64_t Below(uint64_t limit) { return random_() % limit; }
   bool OneIn(uint64_t n) { return random_() % n == 0; }
@@ -120,6 +132,10 @@ class Workout {
   void Restart(std::vector<uint8_t> bytes, const std::vector<uint64_t>& tags);
 
   Task<void> RunWorkers(Session session);
+  absl::Status CreateSnapshot(File& file);
+  absl::Status DeleteSnapshot(File& file);
+  absl::Status ApplySnapshot(File& file);
+  absl::StatusOr<std::vector<std::string>> SnapshotIds(MemoryMedium& left);
   Task<void> Work(uint32_t steps);
   Step PickStep();
   void PickRange(Step& step);
@@ -141,6 +157,10 @@ class Workout {
   enum class Leaks { kNone, kAllowed };
   void VerifyCheck(MemoryMedium& left, Leaks leaks);
   bool IsDirty(MemoryMedium& left);
+  // The snapshots that ought to be there are, and one of them holds what it did.
+  void VerifySnapshots(MemoryMedium& left, uint64_t moment);
+  // Which of those that may be there are.
+  void FindSnapshots(MemoryMedium& left);
   // Opens `left`, which a cut at `moment` has left, verifies and uses it; answers the tags found.
   std::vector<uint64_t> VerifyMedium(MemoryMedium left, uint64_t moment);
 
@@ -151,6 +171,9 @@ class Workout {
   MemoryMedium backing_;
   std::vector<uint64_t> backing_tags_;
   bool leaks_ = false;  // An earlier crash may have left some.
+  // A crash among the changes of a snapshot may leave COPIED flags that do not go with counts which
+  // are too high. A writer does not mind; a check does.
+  bool copied_flags_ = false;
   uint64_t last_request_ = 16;
   uint64_t steps_ = 0;
   std::string problem_;
@@ -161,7 +184,11 @@ class Workout {
   std::unique_ptr<FaultyMedium> backing_medium_;
   std::unique_ptr<SectorHistory> history_;
   std::vector<SizeChange> sizes_;
-  uint64_t sectors_ = 0;  // That requests may use.
+  std::vector<uint64_t> tags_;  // At its beginning.
+  std::vector<Kept> snapshots_;
+  std::optional<Doubtful> doubtful_;  // May be there as well.
+  std::vector<uint64_t> applied_;  // All of the disk holds these, or none of it. Empty: no matter.
+  uint64_t sectors_ = 0;           // That requests may use.
   std::unique_ptr<BlockBackend> disk_;
   bool stopping_ = false;
   bool resizing_ = false;
