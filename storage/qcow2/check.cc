@@ -141,7 +141,9 @@ class Checker {
     AddReference(0, layout_.cluster_bytes());
     CO_RETURN_IF_ERROR(co_await CountTree(header_.l1_offset, header_.l1_entries, true));
     if (header_.snapshot_count > 0) CO_RETURN_IF_ERROR(co_await CountSnapshots());
-    if (header_.bitmaps.has_value()) CO_RETURN_IF_ERROR(co_await CountBitmaps());
+    // Without the bit nobody takes them for bitmaps, and their clusters may go.
+    if ((header_.autoclear & kAutoclearBitmaps) != 0 && header_.bitmaps.has_value())
+      CO_RETURN_IF_ERROR(co_await CountBitmaps());
     co_return absl::OkStatus();
   }
 

@@ -121,6 +121,13 @@ struct RawBitmapEntry {
 };
 static_assert(sizeof(RawBitmapEntry) == 24);
 
+inline constexpr uint32_t kBitmapInUse = 1u << 0;  // The file's copy is not to be trusted.
+inline constexpr uint32_t kBitmapAuto = 1u << 1;   // Enabled: tracks from the first write on.
+inline constexpr uint32_t kBitmapExtraCompatible = 1u << 2;
+inline constexpr uint32_t kKnownBitmapFlags = kBitmapInUse | kBitmapAuto | kBitmapExtraCompatible;
+inline constexpr uint8_t kBitmapTypeDirty = 1;
+inline constexpr uint64_t kBitmapEntryOnes = 1;  // A table entry without an offset.
+
 // qcow2 spec, "Cluster mapping".
 inline constexpr uint64_t kEntryOffsetMask = 0x00fffffffffffe00;  // Bits 9 to 55.
 inline constexpr uint64_t kEntryCopied = uint64_t{1} << 63;
@@ -155,6 +162,12 @@ inline constexpr uint32_t kMaxSnapshots = 65536;
 inline constexpr uint32_t kMaxSnapshotExtraBytes = 1024;
 inline constexpr uint64_t kMaxSnapshotTableBytes = uint64_t{64} << 20;
 inline constexpr uint32_t kMaxBitmaps = 65535;
+inline constexpr uint64_t kMaxBitmapDirectoryBytes = uint64_t{1024} * kMaxBitmaps;
+inline constexpr uint32_t kMaxBitmapNameBytes = 1023;
+inline constexpr uint32_t kMaxBitmapTableEntries = 0x8000000;
+inline constexpr uint64_t kMaxBitmapBytes = uint64_t{512} << 20;
+inline constexpr uint32_t kMinGranularityBits = 9;
+inline constexpr uint32_t kMaxGranularityBits = 31;
 
 }  // namespace vireo::qcow2
 

@@ -43,6 +43,7 @@ Image::Image(EventLoop& loop, Header header, Parts parts, const Options& options
                      .metadata = metadata_,
                      .refcounts = refcounts_}),
       compressed_(loop, *file_, layout_, static_cast<Compression>(header_.compression_type)),
+      bitmaps_(loop, *file_, header_),
       dirty_limit_(std::min(kDirtySlices, cache_.limit_slices() / 4)),
       background_(loop) {
   geometry_.size_bytes = header_.size_bytes;
@@ -80,6 +81,7 @@ Task<absl::Status> Image::Load() {
       co_await refcounts_.Load(header_.refcount_table_offset, header_.refcount_table_clusters));
   CO_RETURN_IF_ERROR(co_await LoadSnapshots());
   CO_RETURN_IF_ERROR(co_await map_.Load(header_.l1_offset, header_.l1_entries));
+  if (!geometry_.read_only) CO_RETURN_IF_ERROR(co_await bitmaps_.Load(&metadata_));
   co_return absl::OkStatus();
 }
 
@@ -129,15 +131,20 @@ Task<absl::Status> Image::WriteFeatures() {
 Task<absl::Status> Image::PrepareToWrite() {
   const AsyncMutex::Guard guard = co_await preparing_.Lock();
   if (prepared_) co_return absl::OkStatus();
-  // Of what the bits promise nothing is kept up by us (qcow2 spec, "autoclear_features").
-  if (header_.autoclear != 0) {
-    const uint64_t before = std::exchange(header_.autoclear, 0);
+  // What a bit promises and nobody here keeps up is promised no more (qcow2 spec,
+  // "autoclear_features").
+  uint64_t kept = 0;
+  if (header_.bitmaps.has_value()) kept |= kAutoclearBitmaps;
+  if ((header_.incompatible & kIncompatibleDataFile) != 0) kept |= kAutoclearRawDataFile;
+  if ((header_.autoclear & ~kept) != 0) {
+    const uint64_t before = std::exchange(header_.autoclear, header_.autoclear & kept);
     const absl::Status written = co_await WriteFeatures();
     if (!written.ok()) {
       header_.autoclear = before;
       co_return written;
     }
   }
+  CO_RETURN_IF_ERROR(co_await bitmaps_.Start());
   prepared_ = true;
   co_return absl::OkStatus();
 }
@@ -170,6 +177,7 @@ Task<absl::Status> Image::Close() {
     if (status.ok()) status = committed;
     // After damage or a failed flush nothing is counted down: leaks are the safe side.
     if (status.ok()) status = co_await refcounts_.Close();
+    if (status.ok()) status = co_await bitmaps_.Store();
   }
   if (owned_data_ != nullptr) {
     const absl::Status data_closed = co_await owned_data_->Close();

@@ -39,6 +39,7 @@
 #include "storage/file.h"
 #include "storage/in_flight.h"
 #include "storage/qcow2/barrier.h"
+#include "storage/qcow2/bitmap_tracker.h"
 #include "storage/qcow2/cluster_map.h"
 #include "storage/qcow2/compressed.h"
 #include "storage/qcow2/header.h"
@@ -82,6 +83,8 @@ class Image final : public BlockBackend {
   Task<absl::Status> Close() override;
 
   const Header& header() const { return header_; }
+  // Of a writable image; those in memory follow every change.
+  BitmapTracker& bitmaps() { return bitmaps_; }
 
   // Bytes of metadata in memory.
   uint64_t cache_memory_bytes() const { return cache_.memory_bytes(); }
@@ -187,6 +190,7 @@ class Image final : public BlockBackend {
   Refcounts refcounts_;
   ClusterMap map_;
   CompressedClusters compressed_;
+  BitmapTracker bitmaps_;
   BufferPool buffers_;
   RangeLock clusters_;  // Guest clusters that get or lose host clusters.
 

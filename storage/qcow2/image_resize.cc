@@ -39,6 +39,7 @@ Task<absl::Status> Image::Resize(uint64_t size_bytes) {
                         kMaxL1Bytes / sizeof(Be64)));
   }
   if (!prepared_) CO_RETURN_IF_ERROR(co_await PrepareToWrite());
+  CO_RETURN_IF_ERROR(co_await bitmaps_.PrepareResize());
   if (entries > map_.l1_entries()) CO_RETURN_IF_ERROR(co_await GrowL1(entries));
 
   // New space reads as zeros, also where a longer backing file has bytes.
@@ -56,6 +57,7 @@ Task<absl::Status> Image::Resize(uint64_t size_bytes) {
     co_return status;
   }
   header_.size_bytes = size_bytes;
+  bitmaps_.Resize(size_bytes);
   // Who began before took the old end for the end of its cluster: a discard up to there drops all
   // of it. Nobody may write behind that end before they are through.
   operation.reset();

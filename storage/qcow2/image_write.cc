@@ -23,7 +23,11 @@ Task<absl::Status> Image::Write(uint64_t offset, IoVecs src, WriteFlags flags) {
     CO_RETURN_IF_ERROR(CheckChange(file_->name(), geometry_, offset, length));
     CO_RETURN_IF_ERROR(WriteError());
     if (!prepared_) CO_RETURN_IF_ERROR(co_await PrepareToWrite());
-    if (length > 0) CO_RETURN_IF_ERROR(co_await WriteBytes(offset, src));
+    if (length > 0) {
+      const absl::Status written = co_await WriteBytes(offset, src);
+      bitmaps_.MarkDirty(offset, length);
+      CO_RETURN_IF_ERROR(written);
+    }
   }
   if (!flags.fua) co_return absl::OkStatus();
   const absl::Status status = co_await Flush();

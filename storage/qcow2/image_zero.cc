@@ -104,6 +104,7 @@ Task<absl::Status> Image::Discard(uint64_t offset, uint64_t length) {
   // Without a zero flag the backing file would show through.
   if (layout_.version < 3 && backing_ != nullptr) co_return absl::OkStatus();
   const absl::Status status = co_await ChangeClusters(begin, end, Change::kDiscard);
+  bitmaps_.MarkDirty(begin, end - begin);
   co_return status;
 }
 
@@ -113,6 +114,7 @@ Task<absl::Status> Image::WriteZeroes(uint64_t offset, uint64_t length, ZeroFlag
   CO_RETURN_IF_ERROR(WriteError());
   if (!prepared_) CO_RETURN_IF_ERROR(co_await PrepareToWrite());
   const absl::Status status = co_await ZeroRange(offset, length, flags);
+  bitmaps_.MarkDirty(offset, length);
   co_return status;
 }
 
