@@ -10,26 +10,16 @@
 #include "base/status.h"
 
 namespace vireo {
-namespace {
-
-constexpr uint64_t kBounceBytes = 256 << 10;
-
-}  // namespace
 
 BackendFile::BackendFile(std::unique_ptr<BlockBackend> disk, std::string name,
                          FileIdentity identity)
-    : disk_(std::move(disk)), name_(std::move(name)), identity_(identity) {
+    : disk_(std::move(disk)), bytes_(*disk_), name_(std::move(name)), identity_(identity) {
   traits_.alignment = disk_->geometry().block_size;
 }
 
 absl::StatusOr<uint64_t> BackendFile::AllocatedBytes() {
   return absl::UnimplementedError(
       absl::StrFormat("%s: how much of a disk is stored is not known", name_));
-}
-
-bool BackendFile::Whole(uint64_t offset, uint64_t length) const {
-  return IsAligned<uint64_t>(offset, traits_.alignment) &&
-         IsAligned<uint64_t>(length, traits_.alignment);
 }
 
 Task<absl::Status> BackendFile::Read(uint64_t offset, IoVecs dst) {
@@ -41,23 +31,8 @@ Task<absl::Status> BackendFile::Read(uint64_t offset, IoVecs dst) {
   }
   if (inside == 0) co_return absl::OkStatus();
   const IoVecList wanted = Slice(dst, 0, inside);
-  if (Whole(offset, inside)) {
-    const absl::Status status = co_await disk_->Read(offset, wanted);
-    co_return status;
-  }
-  const uint64_t first = AlignDown<uint64_t>(offset, traits_.alignment);
-  const uint64_t last = AlignUp<uint64_t>(offset + inside, traits_.alignment);
-  BufferPool::Buffer buffer = buffers_.Get(std::min(last - first, kBounceBytes));
-  uint64_t done = 0;
-  for (uint64_t at = first; at < last; at += buffer.size()) {
-    const std::span<uint8_t> piece =
-        buffer.bytes().first(std::min<uint64_t>(buffer.size(), last - at));
-    const iovec part = ToIoVec(piece);
-    CO_RETURN_IF_ERROR(co_await disk_->Read(at, IoVecs(&part, 1)));
-    const uint64_t skip = at < offset ? offset - at : 0;
-    done += CopyToIoVecs(piece.subspan(skip), wanted, done);
-  }
-  co_return absl::OkStatus();
+  const absl::Status status = co_await bytes_.Read(offset, wanted);
+  co_return status;
 }
 
 Task<absl::Status> BackendFile::Write(uint64_t offset, IoVecs src) {
@@ -68,28 +43,9 @@ Task<absl::Status> BackendFile::Write(uint64_t offset, IoVecs src) {
     co_return absl::OutOfRangeError(
         absl::StrFormat("%s: no disk holds %d bytes at offset %d", name_, length, offset));
   }
-  const uint64_t first = AlignDown<uint64_t>(offset, traits_.alignment);
-  const uint64_t last = AlignUp<uint64_t>(*end, traits_.alignment);
-  const RangeLock::Guard guard =
-      co_await blocks_.Lock(first / traits_.alignment, last / traits_.alignment - 1);
-  CO_RETURN_IF_ERROR(co_await Extend(last));
-  if (Whole(offset, length)) {
-    const absl::Status status = co_await disk_->Write(offset, src);
-    co_return status;
-  }
-  BufferPool::Buffer buffer = buffers_.Get(std::min(last - first, kBounceBytes));
-  uint64_t done = 0;
-  for (uint64_t at = first; at < last; at += buffer.size()) {
-    const uint64_t stop = std::min<uint64_t>(at + buffer.size(), last);
-    const std::span<uint8_t> piece = buffer.bytes().first(stop - at);
-    const iovec part = ToIoVec(piece);
-    const uint64_t skip = at < offset ? offset - at : 0;
-    const uint64_t used = std::min(*end, stop) - (at + skip);
-    if (used != piece.size()) CO_RETURN_IF_ERROR(co_await disk_->Read(at, IoVecs(&part, 1)));
-    done += CopyFromIoVecs(src, piece.subspan(skip, used), done);
-    CO_RETURN_IF_ERROR(co_await disk_->Write(at, IoVecs(&part, 1)));
-  }
-  co_return absl::OkStatus();
+  CO_RETURN_IF_ERROR(co_await Extend(*end));
+  const absl::Status status = co_await bytes_.Write(offset, src, WriteFlags{});
+  co_return status;
 }
 
 Task<absl::Status> BackendFile::Sync() { return disk_->Flush(); }
@@ -109,34 +65,11 @@ Task<absl::Status> BackendFile::Truncate(uint64_t size) {
 }
 
 Task<absl::Status> BackendFile::WriteZeroes(uint64_t offset, uint64_t length, bool may_unmap) {
-  const uint64_t first = AlignUp<uint64_t>(offset, traits_.alignment);
-  const uint64_t last = AlignDown<uint64_t>(offset + length, traits_.alignment);
-  if (first < last) {
-    const ZeroFlags flags = {.may_unmap = may_unmap};
-    CO_RETURN_IF_ERROR(co_await disk_->WriteZeroes(first, last - first, flags));
-  }
-  // The edges, each less than a block.
-  BufferPool::Buffer zeros = buffers_.Get(traits_.alignment);
-  std::fill(zeros.bytes().begin(), zeros.bytes().end(), 0);
-  const uint64_t head = std::min(first, offset + length) - offset;
-  if (head != 0) {
-    const iovec part = ToIoVec(zeros.bytes().first(head));
-    CO_RETURN_IF_ERROR(co_await Write(offset, IoVecs(&part, 1)));
-  }
-  const uint64_t tail = offset + length > std::max(last, first) ? offset + length - last : 0;
-  if (tail != 0) {
-    const iovec part = ToIoVec(zeros.bytes().first(tail));
-    CO_RETURN_IF_ERROR(co_await Write(last, IoVecs(&part, 1)));
-  }
-  co_return absl::OkStatus();
+  return bytes_.WriteZeroes(offset, length, ZeroFlags{.may_unmap = may_unmap});
 }
 
 Task<absl::Status> BackendFile::Discard(uint64_t offset, uint64_t length) {
-  const uint64_t first = AlignUp<uint64_t>(offset, traits_.alignment);
-  const uint64_t last = AlignDown<uint64_t>(offset + length, traits_.alignment);
-  if (first >= last) co_return absl::OkStatus();
-  const absl::Status status = co_await disk_->Discard(first, last - first);
-  co_return status;
+  return bytes_.Discard(offset, length);
 }
 
 Task<absl::StatusOr<FileExtent>> BackendFile::Extent(uint64_t offset) {

@@ -1,5 +1,5 @@
 // A disk as the file under another image: what makes driver trees of any shape possible, such as
-// raw over QCOW2. Parts of blocks are read, changed and written back, one request at a time.
+// raw over QCOW2.
 
 #ifndef VIREO_STORAGE_BACKEND_FILE_H_
 #define VIREO_STORAGE_BACKEND_FILE_H_
@@ -9,9 +9,8 @@
 #include <string>
 
 #include "storage/block_backend.h"
-#include "storage/buffer_pool.h"
+#include "storage/byte_disk.h"
 #include "storage/file.h"
-#include "storage/range_lock.h"
 
 namespace vireo {
 
@@ -37,14 +36,11 @@ class BackendFile final : public File {
   Task<absl::Status> Close() override;
 
  private:
-  bool Whole(uint64_t offset, uint64_t length) const;
-
   const std::unique_ptr<BlockBackend> disk_;
+  ByteDisk bytes_;
   const std::string name_;
   const FileIdentity identity_;
   FileTraits traits_;
-  BufferPool buffers_;
-  RangeLock blocks_;
 };
 
 }  // namespace vireo

@@ -248,8 +248,7 @@ Task<absl::StatusOr<FileExtent>> Blkdebug::Extent(uint64_t offset) {
 }
 
 Task<absl::Status> Blkdebug::Close() {
-  breakpoints_.clear();
-  for (Suspended& each : suspended_) each.resume.Set();
+  ResumeAll();
   const absl::Status status = co_await file().Close();
   co_return status;
 }
@@ -278,6 +277,11 @@ bool Blkdebug::RemoveBreak(const std::string& tag) {
       std::erase_if(breakpoints_, [&tag](const Breakpoint& each) { return each.tag == tag; });
   const bool resumed = ResumeTagged(tag, true);
   return removed != 0 || resumed;
+}
+
+void Blkdebug::ResumeAll() {
+  breakpoints_.clear();
+  for (Suspended& each : suspended_) each.resume.Set();
 }
 
 bool Blkdebug::IsSuspended(const std::string& tag) const {

@@ -80,6 +80,8 @@ class Blkdebug final : public FileDecorator, public DebugEvents {
   // False if there was nothing to do.
   bool Resume(const std::string& tag);
   bool RemoveBreak(const std::string& tag);
+  // All of any name; nothing is held up afterwards. For the end.
+  void ResumeAll();
   bool IsSuspended(const std::string& tag) const;
 
  private:

@@ -102,7 +102,12 @@ class DriverOptions::JsonReader {
   bool end_object() { return Close(); }
   bool end_array() { return Close(); }
   bool parse_error(size_t position, const std::string& token,
-                   const nlohmann::json::exception& /*error*/) {
+                   const nlohmann::json::exception& error) {
+    if (levels_.empty() && opened_) {
+      status_ = Invalid("Could not parse the JSON options: Expecting at most one JSON value");
+      return false;
+    }
+    if (absl::StrContains(error.what(), "unexpected end of input")) return Fail("premature EOI");
     return Fail(absl::StrFormat("unexpected \"%s\" at byte %d", token, position));
   }
 
@@ -134,6 +139,7 @@ class DriverOptions::JsonReader {
       status_ = Invalid("Invalid JSON object given");
       return false;
     }
+    opened_ = true;
     const size_t before = prefix_.size();
     if (!levels_.empty()) absl::StrAppend(&prefix_, NextName(), ".");
     // Each key repeats what is above it: this bounds how much that can come to.
@@ -155,7 +161,8 @@ class DriverOptions::JsonReader {
 
   DriverOptions& options_;
   std::vector<Level> levels_;
-  std::string prefix_;  // Of keys at this level, with its dot.
+  bool opened_ = false;  // The object has begun.
+  std::string prefix_;   // Of keys at this level, with its dot.
   absl::Status status_;
 };
 

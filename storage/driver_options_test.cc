@@ -74,21 +74,21 @@ std::string ManyKeys() {
 
 INSTANTIATE_TEST_SUITE_P(
     Json, BadJsonTest,
-    testing::Values(BadJson{"Nothing", " ", "Expecting a JSON value"},
-                    BadJson{"Array", "[1]", "Invalid JSON object given"},
-                    BadJson{"Number", "1", "Invalid JSON object given"},
-                    BadJson{"Open", "{", "Could not parse the JSON options: JSON parse error, "},
-                    BadJson{"Comma", "{\"a\":1,}", "JSON parse error, "},
-                    BadJson{"Rest", "{\"a\":1}x", "JSON parse error, "},
-                    BadJson{"OpenQuote", "{'a", "JSON parse error, "},
-                    BadJson{"Nul", "{\"a\":\"\\u0000\"}", "holds a NUL"},
-                    BadJson{"EmptyKey", "{\"\":1}", "invalid key"},
-                    BadJson{"Deep", Nested(DriverOptions::kMaxDepth + 1), "nested too deeply"},
-                    BadJson{"ManyKeys", ManyKeys(), "options"},
-                    BadJson{"LongKeys", "{\"" + std::string(5000, 'k') + "\":{\"a\":1}}",
-                            "keys are too long"},
-                    BadJson{"Long", "{\"a\":\"" + std::string(1 << 20, 'v') + "\"}",
-                            "more than 1048576 bytes"}),
+    testing::Values(
+        BadJson{"Nothing", " ", "Expecting a JSON value"},
+        BadJson{"Array", "[1]", "Invalid JSON object given"},
+        BadJson{"Number", "1", "Invalid JSON object given"},
+        BadJson{"Open", "{", "Could not parse the JSON options: JSON parse error, premature EOI"},
+        BadJson{"Comma", "{\"a\":1,}", "JSON parse error, "},
+        BadJson{"Rest", "{\"a\":1}x", "Expecting at most one JSON value"},
+        BadJson{"OpenQuote", "{'a", "JSON parse error, "},
+        BadJson{"Nul", "{\"a\":\"\\u0000\"}", "holds a NUL"},
+        BadJson{"EmptyKey", "{\"\":1}", "invalid key"},
+        BadJson{"Deep", Nested(DriverOptions::kMaxDepth + 1), "nested too deeply"},
+        BadJson{"ManyKeys", ManyKeys(), "options"},
+        BadJson{"LongKeys", "{\"" + std::string(5000, 'k') + "\":{\"a\":1}}", "keys are too long"},
+        BadJson{"Long", "{\"a\":\"" + std::string(1 << 20, 'v') + "\"}",
+                "more than 1048576 bytes"}),
     [](const testing::TestParamInfo<BadJson>& info) { return info.param.name; });
 
 TEST(DriverOptionsTest, ChecksTypes) {
