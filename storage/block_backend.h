@@ -86,6 +86,10 @@ class BlockBackend {
   // FAILED_PRECONDITION when it would shrink.
   virtual Task<absl::Status> Resize(uint64_t size_bytes) = 0;
 
+  // While set, requests wait for no turn (a throttle's): whoever drains the disk is not to wait for
+  // that.
+  virtual void SetHurry(bool /*hurry*/) {}
+
   // Waits for what is in flight, makes everything durable, gives back reservations and locks. The
   // backend can only be destroyed afterwards, also when the answer is an error.
   virtual Task<absl::Status> Close() = 0;

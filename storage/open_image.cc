@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "base/status.h"
 #include "storage/host_file.h"
+#include "storage/qcow2/encryption.h"
 #include "storage/qcow2/header_reader.h"
 #include "storage/qcow2/image.h"
 #include "storage/raw_file.h"
@@ -132,6 +133,10 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenImage(EventLoop& loop, O
     CO_ASSIGN_OR_RETURN(next, FindBacking(next.path, layer.header, options));
   }
 
+  if (options.passphrase != nullptr && !layers.front().header.encryption.has_value()) {
+    co_return absl::InvalidArgumentError(
+        absl::StrCat(options.path, ": the image is not encrypted, but a passphrase was given"));
+  }
   std::unique_ptr<BlockBackend> disk;
   while (!layers.empty()) {
     Layer layer = std::move(layers.back());
@@ -144,7 +149,13 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenImage(EventLoop& loop, O
     }
     qcow2::Image::Options image_options = {.read_only = read_only,
                                            .cache_bytes = options.cache_bytes};
-    qcow2::Image::Parts parts = {.file = std::move(layer.file), .backing = std::move(disk)};
+    auto opening_data =
+        qcow2::OpenGuestData(loop, *layer.file, layer.header, nullptr, options.passphrase);
+    absl::StatusOr<std::unique_ptr<File>> data = co_await std::move(opening_data);
+    CO_RETURN_IF_ERROR(data.status());
+    qcow2::Image::Parts parts = {.file = std::move(layer.file),
+                                 .data = *std::move(data),
+                                 .backing = std::move(disk)};
     absl::StatusOr<std::unique_ptr<BlockBackend>> image =
         co_await qcow2::Image::Open(loop, std::move(layer.header), std::move(parts), image_options);
     CO_RETURN_IF_ERROR(image.status());

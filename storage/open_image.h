@@ -18,6 +18,7 @@
 #include "base/async/task.h"
 #include "base/opener.h"
 #include "storage/block_backend.h"
+#include "storage/crypto/secret.h"
 #include "storage/file.h"
 
 namespace vireo {
@@ -38,13 +39,15 @@ struct ImageOptions {
   bool lock = true;         // False: others are neither refused nor respected.
   // Of a backing file whose image does not state it; without it such an image is refused.
   std::optional<ImageFormat> backing_format;
+  // Opens every encrypted image of the chain; INVALID_ARGUMENT when the first is not encrypted.
+  std::shared_ptr<const Secret> passphrase;
   uint64_t cache_bytes = uint64_t{32} << 20;  // For the metadata of each layer, at most.
 };
 
 // All files are opened off the loop. INVALID_ARGUMENT: not of the stated format, or a backing file
 // that may not be opened; NOT_FOUND, naming the file and the image that wants it; ABORTED: locked
 // by another; DATA_LOSS: an image that contradicts itself, a chain that returns to itself;
-// UNIMPLEMENTED: a feature that is beyond us, by name.
+// UNIMPLEMENTED: a feature that is beyond us, by name; PERMISSION_DENIED: a wrong passphrase.
 Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenImage(EventLoop& loop, Opener& opener,
                                                               ImageOptions options);
 

@@ -20,6 +20,8 @@
 #include "storage/image_lock.h"
 #include "storage/null_file.h"
 #include "storage/probe.h"
+#include "storage/qcow2/encryption.h"
+#include "storage/qcow2/format.h"
 #include "storage/qcow2/header_reader.h"
 #include "storage/qcow2_options.h"
 #include "storage/raw_file.h"
@@ -107,6 +109,28 @@ absl::Status InOtherWords(const absl::Status& status, const std::string& path) {
   const int error = StatusErrno(status);
   if (error == 0) return status;
   return ErrnoStatus(error, absl::StrFormat("Could not open '%s'", path));
+}
+
+// The secret that the options name, if they do.
+absl::StatusOr<std::shared_ptr<const Secret>> TakePassphrase(DriverOptions& options,
+                                                             const qcow2::Header& header,
+                                                             const SecretStore* secrets) {
+  if (const std::optional<std::string> format = options.Take("encrypt.format")) {
+    if (*format != "aes" && *format != "luks") {
+      return Invalid(absl::StrFormat("Parameter 'format' does not accept value '%s'", *format));
+    }
+    if (header.crypt_method == qcow2::kCryptNone) {
+      return Invalid(absl::StrFormat(
+          "No encryption in image header, but options specified format '%s'", *format));
+    }
+    if (*format != "luks") {
+      return Invalid(absl::StrFormat(
+          "Header reported 'luks' encryption format but options specify '%s'", *format));
+    }
+  }
+  const std::optional<std::string> id = options.Take("encrypt.key-secret");
+  if (!id.has_value() || !header.encryption.has_value()) return nullptr;
+  return secrets == nullptr ? SecretStore().Find(*id) : secrets->Find(*id);
 }
 
 // What the options of an image say about its backing file.
@@ -404,9 +428,15 @@ Task<absl::StatusOr<BlockNode>> NodeOpener::OpenQcow2(std::unique_ptr<File> file
   qcow2::Image::Options image_options = {.read_only = settings.read_only};
   CO_RETURN_IF_ERROR(
       TakeQcow2Options(options, header->layout.cluster_bytes(), &image_options.cache_bytes));
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<const Secret> passphrase,
+                      TakePassphrase(options, *header, settings.secrets));
   BackingOptions backing_options = TakeBacking(options);
   CO_RETURN_IF_ERROR(CheckAllTaken("qcow2", options));
-  qcow2::Image::Parts parts = {.file = std::move(file)};
+  auto opening_data =
+      qcow2::OpenGuestData(loop_, *file, *header, /*data_file=*/nullptr, std::move(passphrase));
+  absl::StatusOr<std::unique_ptr<File>> data = co_await std::move(opening_data);
+  CO_RETURN_IF_ERROR(data.status());
+  qcow2::Image::Parts parts = {.file = std::move(file), .data = *std::move(data)};
   auto opening = OpenBacking(&*header, node.file_name, std::move(backing_options), settings, depth);
   absl::StatusOr<std::unique_ptr<BlockBackend>> backing = co_await std::move(opening);
   CO_RETURN_IF_ERROR(backing.status());

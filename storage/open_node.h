@@ -18,6 +18,7 @@
 #include "base/opener.h"
 #include "storage/blkdebug.h"
 #include "storage/block_backend.h"
+#include "storage/crypto/secret_store.h"
 #include "storage/driver_options.h"
 #include "storage/open_image.h"
 #include "storage/qcow2/image.h"
@@ -35,6 +36,7 @@ struct NodeSettings {
   bool share = false;       // No locks are taken and none respected: force-share
   bool no_backing = false;  // Of the top node: what a backing file holds reads as zeros.
   Blkdebug::Say say;        // May be null.
+  const SecretStore* secrets = nullptr;  // For encrypt.key-secret; outlives the opening.
 };
 
 struct BlockNode {

@@ -267,7 +267,8 @@ int Bench(const Tool& tool, const std::vector<std::string>& args) {
   SourceOptions options = {.format = parsed->Value("f"),
                            .image_opts = parsed->Has("image-opts"),
                            .read_only = !plan.write,
-                           .share = parsed->Has("U")};
+                           .share = parsed->Has("U"),
+                           .secrets = tool.secrets};
   if (const auto name = parsed->Value("t")) {
     const std::optional<CacheMode> cache = ParseCacheMode(*name);
     if (!cache.has_value()) return tool.Fail("Invalid cache mode");

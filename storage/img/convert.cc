@@ -211,11 +211,14 @@ int RunConvert(const Tool& tool, const Request& request) {
   std::optional<std::string> backing_file = request.backing_file;
   std::string backing_format = request.backing_format.value_or("");
   UnfinishedFiles files;
+  std::optional<std::string> key_secret;
   if (request.create) {
     if (!format.has_value()) return tool.Fail("Unknown file format '%s'", request.target_format);
     NewImage wanted(*format);
+    wanted.set_secrets(tool.secrets);
     if (!SettleNewImage(tool, request, size, wanted)) return 1;
     backing_file = wanted.Get("backing_file");
+    key_secret = wanted.Get("encrypt.key-secret");
     backing_format = wanted.Get("backing_fmt").value_or("");
     if (backing_file.has_value() && sources.size() > 1) {
       return tool.Fail(
@@ -247,7 +250,8 @@ int RunConvert(const Tool& tool, const Request& request) {
   SourceOptions target_options = {.name = request.target,
                                   .image_opts = request.target_opts,
                                   .read_only = false,
-                                  .cache = request.target_cache};
+                                  .cache = request.target_cache,
+                                  .key_secret = std::move(key_secret)};
   if (!request.target_opts) target_options.format = request.target_format;
   Opened target(tool, target_options);
   if (!target.ok()) return 1;

@@ -105,6 +105,7 @@ int Create(const Tool& tool, const std::vector<std::string>& args) {
   };
   if (!format.has_value()) return tool.Fail("%s: Unknown file format '%s'", path, format_name);
   NewImage wanted(*format);
+  wanted.set_secrets(tool.secrets);
   if (const absl::Status added = wanted.Add(options); !added.ok()) return fail(added);
   if (size.has_value()) {
     if (wanted.IsSet("size")) {

@@ -15,6 +15,7 @@
 #include "storage/img/tool.h"
 #include "storage/open_image.h"
 #include "storage/qcow2/bitmap_directory.h"
+#include "storage/qcow2/encryption.h"
 #include "storage/qcow2/format.h"
 #include "storage/qcow2/header_reader.h"
 #include "storage/qcow2/snapshots.h"
@@ -30,6 +31,7 @@ struct Facts {
   qcow2::Header header;  // Of a QCOW2 image.
   std::vector<qcow2::Snapshot> snapshots;
   std::vector<qcow2::BitmapRecord> bitmaps;
+  std::optional<crypto::LuksHeader> luks;
 };
 
 Task<absl::StatusOr<Facts>> Gather(EventLoop& loop, Opener& opener, std::string path,
@@ -55,6 +57,10 @@ Task<absl::StatusOr<Facts>> Gather(EventLoop& loop, Opener& opener, std::string 
     CO_RETURN_IF_ERROR(header.status());
     facts.header = *std::move(header);
     facts.virtual_bytes = facts.header.size_bytes;
+    if (facts.header.encryption.has_value()) {
+      CO_ASSIGN_OR_RETURN(facts.luks,
+                          co_await crypto::ReadLuksHeader(file, qcow2::LuksAreaOf(facts.header)));
+    }
     absl::StatusOr<qcow2::SnapshotTable> table =
         co_await qcow2::ReadSnapshotTable(file, facts.header);
     if (table.ok()) facts.snapshots = std::move(table->snapshots);
@@ -103,6 +109,31 @@ Json BitmapsToJson(const std::vector<qcow2::BitmapRecord>& bitmaps) {
   return list;
 }
 
+Json LuksToJson(const crypto::LuksHeader& luks) {
+  Json json = Json::Object();
+  json.Add("ivgen-alg", crypto::IvGeneratorName(luks.cipher.iv))
+      .Add("hash-alg", crypto::HashName(luks.hash))
+      .Add("cipher-alg", crypto::CipherName(luks.cipher))
+      .Add("uuid", luks.uuid);
+  if (luks.cipher.iv_hash.has_value()) {
+    json.Add("ivgen-hash-alg", crypto::HashName(*luks.cipher.iv_hash));
+  }
+  json.Add("format", "luks").Add("cipher-mode", crypto::CipherModeName(luks.cipher.mode));
+  Json slots = Json::Array();
+  for (const crypto::LuksSlot& slot : luks.slots) {
+    Json entry = Json::Object();
+    entry.Add("active", slot.active);
+    if (slot.active) entry.Add("iters", uint64_t{slot.iterations});
+    entry.Add("key-offset", slot.key_material_offset);
+    if (slot.active) entry.Add("stripes", uint64_t{slot.stripes});
+    slots.Append(std::move(entry));
+  }
+  json.Add("slots", std::move(slots))
+      .Add("payload-offset", luks.payload_offset)
+      .Add("master-key-iters", uint64_t{luks.digest_iterations});
+  return json;
+}
+
 Json ToJson(const Facts& facts) {
   Json json = Json::Object();
   const qcow2::Header& header = facts.header;
@@ -128,7 +159,6 @@ Json ToJson(const Facts& facts) {
   if (facts.format == ImageFormat::kQcow2) json.Add("cluster-size", header.layout.cluster_bytes());
   json.Add("format", ImageFormatName(facts.format));
   json.Add("actual-size", facts.actual_bytes);
-  if (header.crypt_method != 0) json.Add("encrypted", true);
   if (facts.format == ImageFormat::kQcow2) {
     Json data = Json::Object();
     data.Add("compat", Compat(header)).Add("compression-type", CompressionName(header));
@@ -137,6 +167,11 @@ Json ToJson(const Facts& facts) {
     }
     if (!facts.bitmaps.empty()) data.Add("bitmaps", BitmapsToJson(facts.bitmaps));
     data.Add("refcount-bits", uint64_t{header.layout.refcount_bits()});
+    if (facts.luks.has_value()) {
+      data.Add("encrypt", LuksToJson(*facts.luks));
+    } else if (header.crypt_method == qcow2::kCryptLegacyAes) {
+      data.Add("encrypt", Json::Object().Add("format", "aes"));
+    }
     if (header.layout.version >= 3) {
       data.Add("corrupt", header.corrupt());
       data.Add("extended-l2", Has(header.incompatible, qcow2::kIncompatibleExtendedL2));
@@ -147,12 +182,34 @@ Json ToJson(const Facts& facts) {
     }
     json.Add("format-specific", Json::Object().Add("type", "qcow2").Add("data", std::move(data)));
   }
-  if (const std::optional<std::string> full = FullBackingName(facts)) {
-    json.Add("full-backing-filename", *full);
-    json.Add("backing-filename", *header.backing_file);
-  }
+  const std::optional<std::string> full = FullBackingName(facts);
+  if (full.has_value()) json.Add("full-backing-filename", *full);
+  if (header.crypt_method != 0) json.Add("encrypted", true);
+  if (full.has_value()) json.Add("backing-filename", *header.backing_file);
   json.Add("dirty-flag", header.dirty());
   return json;
+}
+
+void PrintLuks(const Tool& tool, const crypto::LuksHeader& luks) {
+  tool.Print("    encrypt:\n        ivgen alg: %s\n        hash alg: %s\n        cipher alg: %s\n",
+             crypto::IvGeneratorName(luks.cipher.iv), crypto::HashName(luks.hash),
+             crypto::CipherName(luks.cipher));
+  tool.Print("        uuid: %s\n", Printable(luks.uuid));
+  if (luks.cipher.iv_hash.has_value()) {
+    tool.Print("        ivgen hash alg: %s\n", crypto::HashName(*luks.cipher.iv_hash));
+  }
+  tool.Print("        format: luks\n        cipher mode: %s\n        slots:\n",
+             crypto::CipherModeName(luks.cipher.mode));
+  for (size_t i = 0; i < luks.slots.size(); ++i) {
+    const crypto::LuksSlot& slot = luks.slots[i];
+    tool.Print("            [%d]:\n                active: %s\n", i,
+               slot.active ? "true" : "false");
+    if (slot.active) tool.Print("                iters: %d\n", slot.iterations);
+    tool.Print("                key offset: %d\n", slot.key_material_offset);
+    if (slot.active) tool.Print("                stripes: %d\n", slot.stripes);
+  }
+  tool.Print("        payload offset: %d\n        master key iters: %d\n", luks.payload_offset,
+             luks.digest_iterations);
 }
 
 void PrintHuman(const Tool& tool, const Facts& facts) {
@@ -192,6 +249,11 @@ void PrintHuman(const Tool& tool, const Facts& facts) {
                uint64_t{1} << bitmap.granularity_bits);
   }
   tool.Print("    refcount bits: %d\n", header.layout.refcount_bits());
+  if (facts.luks.has_value()) {
+    PrintLuks(tool, *facts.luks);
+  } else if (header.crypt_method == qcow2::kCryptLegacyAes) {
+    tool.Print("    encrypt:\n        format: aes\n");
+  }
   if (header.layout.version >= 3) tool.Print("    corrupt: %s\n", yes(header.corrupt()));
   if (header.data_file.has_value()) {
     tool.Print("    data file: %s\n    data file raw: %s\n", Printable(*header.data_file),

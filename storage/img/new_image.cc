@@ -141,12 +141,21 @@ Task<absl::Status> FillRaw(File& file, const NewImage& wanted) {
   co_return status;
 }
 
-Task<absl::Status> Fill(File& file, const NewImage& wanted) {
+Task<absl::Status> Fill(EventLoop& loop, File& file, const NewImage& wanted) {
   if (wanted.format() == ImageFormat::kRaw) {
     const absl::Status status = co_await FillRaw(file, wanted);
     co_return status;
   }
   CO_ASSIGN_OR_RETURN(qcow2::CreateOptions options, wanted.ToQcow2());
+  CO_ASSIGN_OR_RETURN(const std::optional<NewEncryption> encryption, wanted.Encryption());
+  if (encryption.has_value()) {
+    const NewEncryption* const luks = &*encryption;
+    auto make = [luks]() { return crypto::MakeLuksArea(luks->luks, luks->passphrase->bytes()); };
+    auto making = loop.Offload(std::move(make));
+    absl::StatusOr<std::vector<uint8_t>> area = co_await std::move(making);
+    CO_RETURN_IF_ERROR(area.status());
+    options.luks_area = *std::move(area);
+  }
   const absl::Status status = co_await qcow2::CreateImage(file, std::move(options));
   co_return status;
 }
@@ -312,11 +321,17 @@ absl::StatusOr<qcow2::CreateOptions> NewImage::ToQcow2() const {
   // What the engine does not make yet.
   if (preallocation != "off") return NotSupported("preallocation");
   if (IsSet("data_file")) return NotSupported("data_file");
-  if (is_on("encryption") || IsSet("encrypt.format")) return NotSupported("encryption");
+  RETURN_IF_ERROR(Encryption().status());
 
   if (is_on("nocow")) return NotSupported("nocow");
   RETURN_IF_ERROR(qcow2::ValidateCreateOptions(wanted));
   return wanted;
+}
+
+absl::StatusOr<std::optional<NewEncryption>> NewImage::Encryption() const {
+  const SecretStore none;
+  return EncryptionOf([this](const char* name) { return Get(name); },
+                      secrets_ == nullptr ? none : *secrets_);
 }
 
 Task<absl::Status> MakeImage(EventLoop& loop, Opener& opener, std::string path, NewImage wanted,
@@ -347,7 +362,7 @@ Task<absl::Status> MakeImage(EventLoop& loop, Opener& opener, std::string path, 
     co_return file.status();
   }
   made->Add(path);
-  const absl::Status filled = co_await Fill(**file, wanted);
+  const absl::Status filled = co_await Fill(loop, **file, wanted);
   const absl::Status closed = co_await (*file)->Close();
   co_return filled.ok() ? closed : filled;
 }

@@ -16,6 +16,8 @@
 #include "base/async/event_loop.h"
 #include "base/async/task.h"
 #include "base/opener.h"
+#include "storage/crypto/secret_store.h"
+#include "storage/img/luks_options.h"
 #include "storage/img/unfinished_files.h"
 #include "storage/open_image.h"
 #include "storage/qcow2/create.h"
@@ -35,6 +37,9 @@ class NewImage {
   // One option. The same.
   absl::Status Set(const std::string& name, const std::string& value);
 
+  // Where encrypt.key-secret finds its secret; outlives the object.
+  void set_secrets(const SecretStore* secrets) { secrets_ = secrets; }
+
   ImageFormat format() const { return format_; }
   // As given, or the default; nothing if there is neither.
   std::optional<std::string> Get(const std::string& name) const;
@@ -47,10 +52,13 @@ class NewImage {
 
   // For the engine. INVALID_ARGUMENT: values that do not go together; UNIMPLEMENTED.
   absl::StatusOr<qcow2::CreateOptions> ToQcow2() const;
+  // How it is to be encrypted, if so. As EncryptionOf().
+  absl::StatusOr<std::optional<NewEncryption>> Encryption() const;
 
  private:
   ImageFormat format_;
   std::map<std::string, std::string> values_;
+  const SecretStore* secrets_ = nullptr;
 };
 
 // OK if "-o" may take `text`: INVALID_ARGUMENT "Invalid option list: ...".

@@ -15,6 +15,7 @@ class Opened {
  public:
   // `tool` outlives it. Says why when it fails; ok() tells.
   Opened(const Tool& tool, SourceOptions options) : tool_(tool) {
+    options.secrets = tool.secrets;
     absl::StatusOr<Source> source =
         tool.loop.RunTask(OpenSource(tool.loop, tool.opener, std::move(options)));
     if (source.ok()) {

@@ -1,8 +1,12 @@
 #include <algorithm>
 #include <array>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "base/status.h"
+#include "storage/img/secret_object.h"
 #include "storage/img/tool.h"
 
 namespace vireo::img {
@@ -79,6 +83,9 @@ constexpr char kHelpTail[] =
     "  -U takes no lock and respects none: for an image that a running VM has open.\n"
     "  -p shows progress, as does the signal SIGUSR1 without it; -q is quiet but for errors.\n"
     "  --image-opts: FILE is driver=FORMAT,file.filename=NAME.\n"
+    "  --object secret,id=ID,data=TEXT|file=PATH[,format=raw|base64]: the passphrase of an\n"
+    "  encrypted image, which encrypt.key-secret=ID names (with create in -o, else among the\n"
+    "  options of --image-opts).\n"
     "\n"
     "  --help, --version\n";
 
@@ -99,12 +106,37 @@ void PrintHelp(const Tool& tool) {
   tool.Print("%s", kHelpTail);
 }
 
+// --object is the same for every verb: takes it out of their arguments.
+absl::Status TakeObjects(const Tool& tool, std::vector<std::string>* args, SecretStore* secrets) {
+  constexpr char kLong[] = "--object=";
+  std::vector<std::string> left;
+  for (size_t i = 0; i < args->size(); ++i) {
+    const std::string& arg = (*args)[i];
+    if (arg == "--") {
+      left.insert(left.end(), args->begin() + i, args->end());
+      break;
+    }
+    if (arg == "--object") {
+      if (++i == args->size()) {
+        return absl::InvalidArgumentError("option '--object' requires an argument");
+      }
+      RETURN_IF_ERROR(AddObject(tool.opener, (*args)[i], secrets));
+    } else if (absl::StartsWith(arg, kLong)) {
+      RETURN_IF_ERROR(AddObject(tool.opener, arg.substr(sizeof(kLong) - 1), secrets));
+    } else {
+      left.push_back(arg);
+    }
+  }
+  *args = std::move(left);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 int Run(const Tool& tool, const std::vector<std::string>& args) {
   if (args.empty()) return tool.FailUsage("Not enough arguments");
   const std::string& verb = args[0];
-  const std::vector<std::string> rest(args.begin() + 1, args.end());
+  std::vector<std::string> rest(args.begin() + 1, args.end());
   for (const std::string& arg : args) {
     if (arg == "--") break;
     if (arg == "--help" || arg == "-h") {
@@ -117,7 +149,17 @@ int Run(const Tool& tool, const std::vector<std::string>& args) {
     return 0;
   }
   for (const Verb& known : kVerbs) {
-    if (verb == known.name) return known.run(tool, rest);
+    if (verb != known.name) continue;
+    SecretStore secrets;
+    if (const absl::Status taken = TakeObjects(tool, &rest, &secrets); !taken.ok()) {
+      return tool.Fail("%s", std::string(taken.message()));
+    }
+    const Tool with_secrets = {.loop = tool.loop,
+                               .opener = tool.opener,
+                               .out = tool.out,
+                               .err = tool.err,
+                               .secrets = &secrets};
+    return known.run(with_secrets, rest);
   }
   if (std::find(kLater.begin(), kLater.end(), verb) != kLater.end()) {
     return tool.Fail("%s is not supported yet", verb);

@@ -153,7 +153,6 @@ int Snapshot(const Tool& tool, const std::vector<std::string>& args) {
                                                                  {'d', nullptr, true},
                                                                  {'q', "quiet", false},
                                                                  {'U', "force-share", false},
-                                                                 {0, "object", true},
                                                                  {0, "image-opts", false}});
   if (!parsed.ok()) return tool.FailUsage("%s", std::string(parsed.status().message()));
   Request request;
@@ -174,7 +173,8 @@ int Snapshot(const Tool& tool, const std::vector<std::string>& args) {
   request.source = {.name = parsed->operands[0],
                     .image_opts = parsed->Has("image-opts"),
                     .read_only = request.action == Action::kList,
-                    .share = parsed->Has("U")};
+                    .share = parsed->Has("U"),
+                    .secrets = tool.secrets};
   const absl::StatusOr<Outcome> outcome =
       tool.loop.RunTask(Perform(tool.loop, tool.opener, request));
   if (!outcome.ok()) return tool.Fail("%s", std::string(outcome.status().message()));

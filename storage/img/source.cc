@@ -55,12 +55,14 @@ Task<absl::StatusOr<Source>> OpenSource(EventLoop& loop, Opener& opener, SourceO
   }
   absl::StatusOr<DriverOptions> drivers = ParseName(options);
   if (!drivers.ok()) co_return CouldNotOpen(name, drivers.status());
+  if (options.key_secret.has_value()) drivers->Set("encrypt.key-secret", *options.key_secret);
   NodeSettings settings = {.read_only = options.read_only,
                            .direct = options.cache.direct,
                            .no_flush = options.cache.no_flush,
                            .writethrough = options.cache.writethrough,
                            .share = options.share,
-                           .no_backing = options.no_backing};
+                           .no_backing = options.no_backing,
+                           .secrets = options.secrets};
   absl::StatusOr<BlockNode> node =
       co_await OpenNode(loop, opener, *std::move(drivers), std::move(settings));
   if (!node.ok()) co_return CouldNotOpen(name, node.status());

@@ -16,6 +16,7 @@
 #include "base/async/task.h"
 #include "base/opener.h"
 #include "storage/block_backend.h"
+#include "storage/crypto/secret_store.h"
 #include "storage/open_image.h"
 #include "storage/open_node.h"
 #include "storage/qcow2/image.h"
@@ -40,6 +41,8 @@ struct SourceOptions {
   bool share = false;       // -U: no lock is taken and none respected.
   bool no_backing = false;  // The backing file is not opened.
   CacheMode cache;
+  std::optional<std::string> key_secret;  // As encrypt.key-secret of an image-opts would say.
+  const SecretStore* secrets = nullptr;   // For encrypt.key-secret; outlives the opening.
 };
 
 struct Source {

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "base/async/event_loop.h"
 #include "base/opener.h"
+#include "storage/crypto/secret_store.h"
 
 namespace vireo::img {
 
@@ -20,6 +21,7 @@ struct Tool {
   Opener& opener;
   std::FILE* out;
   std::FILE* err;
+  const SecretStore* secrets = nullptr;  // Of --object, which every verb takes.
 
   template <typename... Args>
   void Print(const absl::FormatSpec<Args...>& format, const Args&... args) const {

@@ -140,6 +140,9 @@ class Checker {
   Task<absl::Status> CountReferences() {
     AddReference(0, layout_.cluster_bytes());
     CO_RETURN_IF_ERROR(co_await CountTree(header_.l1_offset, header_.l1_entries, true));
+    if (header_.encryption.has_value()) {
+      AddReference(header_.encryption->offset, header_.encryption->bytes);
+    }
     if (header_.snapshot_count > 0) CO_RETURN_IF_ERROR(co_await CountSnapshots());
     // Without the bit nobody takes them for bitmaps, and their clusters may go.
     if ((header_.autoclear & kAutoclearBitmaps) != 0 && header_.bitmaps.has_value())

@@ -19,16 +19,20 @@ namespace {
 struct Plan {
   uint64_t table_clusters = 1;
   uint64_t blocks = 1;
+  uint64_t luks_clusters = 0;
   uint64_t l1_entries = 0;
   uint64_t l1_clusters = 0;
 
   uint64_t first_block() const { return 1 + table_clusters; }
-  uint64_t first_l1() const { return first_block() + blocks; }
+  uint64_t first_luks() const { return first_block() + blocks; }
+  uint64_t first_l1() const { return first_luks() + luks_clusters; }
   uint64_t clusters() const { return first_l1() + l1_clusters; }
 };
 
-Plan MakePlan(const Layout& layout, uint64_t size_bytes) {
+Plan MakePlan(const Layout& layout, const CreateOptions& options) {
   Plan plan;
+  const uint64_t size_bytes = AlignUp<uint64_t>(options.size_bytes, 512);
+  plan.luks_clusters = layout.clusters_for(options.luks_area.size());
   plan.l1_entries = layout.l1_entries_for(size_bytes);
   plan.l1_clusters = layout.clusters_for(plan.l1_entries * sizeof(Be64));
   while (true) {
@@ -64,6 +68,11 @@ Header HeaderOf(const CreateOptions& options, const Layout& layout, const Plan& 
   if (options.zstd) {
     header.incompatible |= kIncompatibleCompression;
     header.compression_type = 1;
+  }
+  if (!options.luks_area.empty()) {
+    header.crypt_method = kCryptLuks;
+    header.encryption = EncryptionExtension{.offset = plan.first_luks() << layout.cluster_bits,
+                                            .bytes = options.luks_area.size()};
   }
   header.backing_file = options.backing_file;
   header.backing_format = options.backing_format;
@@ -130,17 +139,17 @@ absl::Status ValidateCreateOptions(const CreateOptions& options) {
           absl::StrFormat("A backing file name has 1 to %d bytes", kMaxBackingNameBytes));
     }
   }
-  return SerializeHeader(HeaderOf(options, layout, MakePlan(layout, options.size_bytes))).status();
+  return SerializeHeader(HeaderOf(options, layout, MakePlan(layout, options))).status();
 }
 
 Task<absl::Status> CreateImage(File& file, CreateOptions options) {
   CO_RETURN_IF_ERROR(ValidateCreateOptions(options));
   const Layout layout = LayoutOf(options);
-  const Plan plan = MakePlan(layout, options.size_bytes);
+  const Plan plan = MakePlan(layout, options);
   const uint64_t cluster_bytes = layout.cluster_bytes();
   CO_ASSIGN_OR_RETURN(std::vector<uint8_t> bytes, SerializeHeader(HeaderOf(options, layout, plan)));
 
-  // Header, refcount table and blocks in one piece; the L1 table behind them is zeros.
+  // Header, refcount table, blocks and LUKS header in one piece; the L1 table behind them is zeros.
   bytes.resize(plan.first_l1() * cluster_bytes);
   for (uint64_t i = 0; i < plan.blocks; ++i) {
     const Be64 entry((plan.first_block() + i) * cluster_bytes);
@@ -150,6 +159,10 @@ Task<absl::Status> CreateImage(File& file, CreateOptions options) {
     const uint64_t block = plan.first_block() + cluster / layout.refcounts_per_block();
     WriteRefcount(std::span(bytes).subspan(block * cluster_bytes, cluster_bytes),
                   layout.refcount_order, cluster % layout.refcounts_per_block(), 1);
+  }
+  if (!options.luks_area.empty()) {
+    std::memcpy(bytes.data() + plan.first_luks() * cluster_bytes, options.luks_area.data(),
+                options.luks_area.size());
   }
   const uint64_t end = bytes.size() + plan.l1_entries * sizeof(Be64);
   if (file.traits().growable) {

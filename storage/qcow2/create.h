@@ -1,5 +1,5 @@
 // Makes QCOW2 images, laid out as qemu-img lays them out: header, refcount table, refcount blocks,
-// L1 table, nothing else.
+// LUKS header if there is one, L1 table, nothing else.
 
 #ifndef VIREO_STORAGE_QCOW2_CREATE_H_
 #define VIREO_STORAGE_QCOW2_CREATE_H_
@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "base/async/task.h"
@@ -24,6 +25,8 @@ struct CreateOptions {
   bool zstd = false;  // For compressed clusters.
   std::optional<std::string> backing_file;
   std::string backing_format;  // Needed with a backing file.
+  // Of crypto::MakeLuksArea(): guest data is to be encrypted. Empty: it is not.
+  std::vector<uint8_t> luks_area;
 };
 
 // OK if such an image can be; INVALID_ARGUMENT with the reason otherwise.

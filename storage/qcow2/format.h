@@ -64,6 +64,11 @@ inline constexpr uint64_t kCompatibleLazyRefcounts = uint64_t{1} << 0;
 inline constexpr uint64_t kAutoclearBitmaps = uint64_t{1} << 0;
 inline constexpr uint64_t kAutoclearRawDataFile = uint64_t{1} << 1;
 
+// qcow2 spec, "crypt_method".
+inline constexpr uint32_t kCryptNone = 0;
+inline constexpr uint32_t kCryptLegacyAes = 1;
+inline constexpr uint32_t kCryptLuks = 2;
+
 // qcow2 spec, "Header extensions".
 struct RawExtension {
   Be32 type;
@@ -84,6 +89,13 @@ struct RawFeatureName {
   char name[46];  // Padded with zeros, perhaps unterminated.
 };
 static_assert(sizeof(RawFeatureName) == 48);
+
+// qcow2 spec, "Full disk encryption header pointer".
+struct RawEncryptionExtension {
+  Be64 offset;
+  Be64 length;
+};
+static_assert(sizeof(RawEncryptionExtension) == 16);
 
 // qcow2 spec, "Snapshots".
 struct RawSnapshot {
@@ -168,6 +180,8 @@ inline constexpr uint32_t kMaxBitmapTableEntries = 0x8000000;
 inline constexpr uint64_t kMaxBitmapBytes = uint64_t{512} << 20;
 inline constexpr uint32_t kMinGranularityBits = 9;
 inline constexpr uint32_t kMaxGranularityBits = 31;
+// Eight slots for the longest keys take 2 MiB.
+inline constexpr uint64_t kMaxEncryptionHeaderBytes = uint64_t{16} << 20;
 
 }  // namespace vireo::qcow2
 

@@ -221,11 +221,12 @@ class Parser {
 
   absl::Status ParseEncryption() {
     header_.crypt_method = raw_.crypt_method;
-    if (header_.crypt_method > 2) {
+    if (header_.crypt_method > kCryptLuks) {
       return Bad("crypt_method is %d, not 0, 1 or 2", header_.crypt_method);
     }
-    if (header_.crypt_method == 1) return BeyondUs("the legacy AES encryption");
-    if (header_.crypt_method == 2) return BeyondUs("LUKS encryption");
+    if (header_.crypt_method == kCryptLegacyAes) {
+      return BeyondUs("the broken AES encryption of old (convert the image with another tool)");
+    }
     return absl::OkStatus();
   }
 
@@ -319,7 +320,6 @@ class Parser {
       RETURN_IF_ERROR(ParseExtension(extension.type, bytes_.subspan(at, length)));
       at += std::min((uint64_t{length} + 7) / 8 * 8, end - at);
     }
-    has_encryption_extension_ = seen.contains(kExtensionEncryption);
     return absl::OkStatus();
   }
 
@@ -342,7 +342,7 @@ class Parser {
       case kExtensionBitmaps:
         return ParseBitmaps(data);
       case kExtensionEncryption:
-        break;
+        return ParseEncryptionPointer(data);
       default:
         break;
     }
@@ -370,11 +370,26 @@ class Parser {
     return absl::OkStatus();
   }
 
+  absl::Status ParseEncryptionPointer(std::span<const uint8_t> data) {
+    RawEncryptionExtension raw = {};
+    if (data.size() != sizeof(raw)) {
+      return Bad("the encryption header extension has %d bytes, not %d", data.size(), sizeof(raw));
+    }
+    std::memcpy(&raw, data.data(), sizeof(raw));
+    if (raw.length == 0 || raw.length > kMaxEncryptionHeaderBytes) {
+      return Bad("the encryption header has %d bytes, not within [1, %d]", raw.length.value(),
+                 kMaxEncryptionHeaderBytes);
+    }
+    RETURN_IF_ERROR(CheckTable("encryption header", raw.offset, raw.length));
+    header_.encryption = EncryptionExtension{.offset = raw.offset, .bytes = raw.length};
+    return absl::OkStatus();
+  }
+
   absl::Status CheckExtensions() const {
-    if (header_.crypt_method == 2 && !has_encryption_extension_) {
+    if (header_.crypt_method == kCryptLuks && !header_.encryption.has_value()) {
       return Bad("LUKS encryption without its header extension");
     }
-    if (header_.crypt_method != 2 && has_encryption_extension_) {
+    if (header_.crypt_method != kCryptLuks && header_.encryption.has_value()) {
       return Bad("an encryption header extension, but crypt_method is %d", header_.crypt_method);
     }
     return absl::OkStatus();
@@ -388,6 +403,9 @@ class Parser {
     add("refcount table", header_.refcount_table_offset,
         header_.refcount_table_clusters * cluster_bytes());
     add("L1 table", header_.l1_offset, uint64_t{header_.l1_entries} * 8);
+    if (header_.encryption.has_value()) {
+      add("encryption header", header_.encryption->offset, header_.encryption->bytes);
+    }
     if (header_.snapshot_count > 0)
       add("snapshot table", header_.snapshots_offset, cluster_bytes());
     std::sort(ranges.begin(), ranges.end(),
@@ -405,7 +423,6 @@ class Parser {
   Access access_;
   RawHeader raw_ = {};
   Header header_;
-  bool has_encryption_extension_ = false;
 };
 
 void Append(std::vector<uint8_t>& out, const void* data, size_t length) {
@@ -470,6 +487,13 @@ absl::StatusOr<std::vector<uint8_t>> SerializeHeader(const Header& header) {
   }
   if (header.data_file.has_value()) {
     AppendExtension(out, kExtensionDataFile, BytesOf(*header.data_file));
+  }
+  if (header.encryption.has_value()) {
+    RawEncryptionExtension pointer = {};
+    pointer.offset = header.encryption->offset;
+    pointer.length = header.encryption->bytes;
+    AppendExtension(out, kExtensionEncryption,
+                    {reinterpret_cast<const uint8_t*>(&pointer), sizeof(pointer)});
   }
   if (header.has_feature_names) {
     std::array<RawFeatureName, kFeatureNames.size()> names = {};

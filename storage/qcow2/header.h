@@ -37,6 +37,12 @@ struct BitmapsExtension {
   uint64_t directory_offset = 0;
 };
 
+// Where the LUKS header and its key material are.
+struct EncryptionExtension {
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+};
+
 struct Header {
   Layout layout;
   uint64_t size_bytes = 0;  // Rounded down to 512; the file keeps what it says.
@@ -57,6 +63,7 @@ struct Header {
   std::string backing_format;               // Empty = not stated.
   std::optional<std::string> data_file;
   std::optional<BitmapsExtension> bitmaps;
+  std::optional<EncryptionExtension> encryption;  // With kCryptLuks, exactly.
   bool has_feature_names = false;
   std::vector<uint8_t> unknown_fields;              // From byte 112 to header_length.
   std::vector<HeaderExtension> unknown_extensions;  // Kept, in order.

@@ -65,6 +65,39 @@ TEST(HeaderTest, SurvivesTheWayToBytesAndBack) {
   EXPECT_EQ(*SerializeHeader(*parsed), *bytes);
 }
 
+TEST(HeaderTest, SaysWhereTheLuksHeaderIs) {
+  Header header = GoodHeader();
+  header.crypt_method = kCryptLuks;
+  header.encryption = EncryptionExtension{.offset = 8 * kCluster, .bytes = 10000};
+  const auto bytes = SerializeHeader(header);
+  ASSERT_TRUE(bytes.ok()) << bytes.status();
+  const auto parsed = ParseHeader("image", *bytes, kFileBytes, Access::kReadWrite);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  ASSERT_TRUE(parsed->encryption.has_value());
+  EXPECT_EQ(parsed->encryption->offset, 8 * kCluster);
+  EXPECT_EQ(parsed->encryption->bytes, 10000u);
+}
+
+class BadLuksPointerTest : public testing::TestWithParam<EncryptionExtension> {};
+
+TEST_P(BadLuksPointerTest, IsRefused) {
+  Header header = GoodHeader();
+  header.crypt_method = kCryptLuks;
+  header.encryption = GetParam();
+  const auto parsed =
+      ParseHeader("image", *SerializeHeader(header), kFileBytes, Access::kReadWrite);
+  EXPECT_TRUE(absl::IsDataLoss(parsed.status())) << parsed.status();
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, BadLuksPointerTest,
+    testing::Values(EncryptionExtension{.offset = 8 * kCluster + 512, .bytes = 10000},
+                    EncryptionExtension{.offset = 8 * kCluster, .bytes = 0},
+                    EncryptionExtension{.offset = 8 * kCluster, .bytes = uint64_t{1} << 40},
+                    EncryptionExtension{.offset = 0, .bytes = 10000},  // The header.
+                    EncryptionExtension{.offset = ~uint64_t{0} << 12, .bytes = 10000},
+                    EncryptionExtension{.offset = 3 * kCluster, .bytes = 10000}));  // The L1 table.
+
 TEST(HeaderTest, ReadsTheExampleOfTheFormatsAppendix) {
   const std::vector<uint8_t> bytes = GoodBytes();
   // Backing format and feature names as extensions, the name behind them.
@@ -206,7 +239,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadHeader{"RefcountOrder7", Set<Be32>(96, 7u), absl::StatusCode::kDataLoss,
                   "refcount_order is 7"},
         BadHeader{"Aes", Set<Be32>(32, 1u), absl::StatusCode::kUnimplemented, "AES"},
-        BadHeader{"Luks", Set<Be32>(32, 2u), absl::StatusCode::kUnimplemented, "LUKS"},
+        BadHeader{"LuksWithoutExtension", Set<Be32>(32, 2u)},
+        BadHeader{"LuksExtensionTooShort", Extension(kExtensionEncryption, 15)},
         BadHeader{"CryptMethod3", Set<Be32>(32, 3u)},
         BadHeader{"LuksExtensionWithoutLuks", Extension(kExtensionEncryption, 16)},
         BadHeader{"NoRefcountTable", Set<Be32>(56, 0u)},

@@ -79,6 +79,12 @@ Task<absl::Status> Image::Load() {
   });
   CO_RETURN_IF_ERROR(
       co_await refcounts_.Load(header_.refcount_table_offset, header_.refcount_table_clusters));
+  if (header_.encryption.has_value() &&
+      !metadata_.AddRange(MetadataKind::kEncryption, header_.encryption->offset,
+                          header_.encryption->bytes)) {
+    co_return absl::DataLossError(
+        absl::StrFormat("%s: the encryption header overlaps other metadata", file_->name()));
+  }
   CO_RETURN_IF_ERROR(co_await LoadSnapshots());
   CO_RETURN_IF_ERROR(co_await map_.Load(header_.l1_offset, header_.l1_entries));
   if (!geometry_.read_only) CO_RETURN_IF_ERROR(co_await bitmaps_.Load(&metadata_));

@@ -22,6 +22,7 @@ enum class MetadataKind : uint8_t {
   kRefcountBlock,
   kSnapshots,  // The table and the snapshots' L1 tables.
   kBitmaps,
+  kEncryption,  // The LUKS header and its key material.
 };
 
 class MetadataSet {

@@ -40,4 +40,22 @@ create -o cluster_size=4096,lazy_refcounts=on dirty.qcow2 300K
 create -o cluster_size=16384,extended_l2=on extended_l2.qcow2 1M
 create -o data_file=external.raw data_file.qcow2 1M
 
+# Encrypted, with the passphrase "key". qemu-img measures its CPU time and gives up where that is coarse.
+luks() {
+  local name=$1 options=$2
+  until create --object secret,id=key,data=key \
+    -o "cluster_size=4096,encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=20,$options" \
+    "$name" 300K; do :; done
+  io --object secret,id=key,data=key --image-opts "driver=qcow2,encrypt.key-secret=key,file.filename=$name" \
+    -c 'write -P 1 0 10k' -c 'write -P 2 100k 3k' -c 'write -z 20k 20k' -c 'write -P 3 299k 1k' -c 'write -P 4 5k 512'
+}
+luks luks_aes256_xts.qcow2 encrypt.cipher-alg=aes-256
+luks luks_aes128_cbc_essiv.qcow2 \
+  encrypt.cipher-alg=aes-128,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,encrypt.ivgen-hash-alg=sha256,encrypt.hash-alg=sha512
+luks luks_serpent256_ctr.qcow2 \
+  encrypt.cipher-alg=serpent-256,encrypt.cipher-mode=ctr,encrypt.ivgen-alg=plain,encrypt.hash-alg=ripemd160
+luks luks_twofish128_xts.qcow2 encrypt.cipher-alg=twofish-128,encrypt.hash-alg=sha1
+luks luks_cast5_cbc.qcow2 encrypt.cipher-alg=cast5-128,encrypt.cipher-mode=cbc,encrypt.hash-alg=sha224
+luks luks_aes256_xts_essiv.qcow2 encrypt.ivgen-alg=essiv,encrypt.hash-alg=sha384
+
 gzip --no-name --best ./*.qcow2
