@@ -52,6 +52,12 @@ class Agreement(unittest.TestCase):
         os.mkdir(cls.images)
         for arguments in IMAGES.values():
             subprocess.run(["qemu-img", "create", "-q", *arguments], cwd=cls.images, check=True)
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s0,data=pass", "-o",
+                        "encrypt.format=luks,encrypt.key-secret=s0,encrypt.iter-time=10", "secret.qcow2", "1M"],
+                       cwd=cls.images, check=True)
+        subprocess.run([cls.qemu_io, "--object", "secret,id=s0,data=pass", "-c", "write -P 5 0 128k", "--image-opts",
+                        "driver=qcow2,file.filename=secret.qcow2,encrypt.key-secret=s0"], cwd=cls.images, check=True,
+                       stdout=subprocess.DEVNULL)
         fill = ["write -P 1 0 128k", "write -P 2 512k 4k", "write -z 256k 64k"]
         for name, form in (("base.raw", "raw"), ("base.qcow2", "qcow2")):
             subprocess.run([cls.qemu_io, "-f", form, *sum((["-c", each] for each in fill), []), name], cwd=cls.images,
@@ -63,7 +69,7 @@ class Agreement(unittest.TestCase):
 
     def run_one(self, program, arguments, text):
         directory = tempfile.mkdtemp(dir=self.top.name)
-        for name in IMAGES:
+        for name in [*IMAGES, "secret.qcow2"]:
             shutil.copy(os.path.join(self.images, name), directory)
         done = subprocess.run([program, *arguments], cwd=directory, input=text.encode(), stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, timeout=LIMIT)
@@ -205,6 +211,17 @@ class Agreement(unittest.TestCase):
             with self.subTest(arguments):
                 self.check(arguments)
 
+    def test_secrets(self):
+        self.check(["--object", "foo", "plain.qcow2"])
+        opts = "driver=qcow2,file.filename=secret.qcow2,encrypt.key-secret=s0"
+        for data, commands in (("data=pass", ["read -P 5 0 64k", "write -P 6 4k 8k", "read -P 6 4k 8k"]),
+                               ("data=wrong", ["length"])):
+            with self.subTest(data):
+                self.check(["--object", "secret,id=s0," + data, "--image-opts", *sum((["-c", each] for each in commands), []),
+                            opts])
+        self.check(["-c", "length", "--image-opts", opts])
+        self.check(["-c", "length", "secret.qcow2"])
+
     def test_the_prompt(self):
         self.check(["plain.qcow2"], text="length\nread 0 1\n\nfoo\nwrite 0 512\nquit\nlength\n", images=["plain.qcow2"])
         self.check(["plain.qcow2"], text="length")
@@ -225,6 +242,22 @@ class Agreement(unittest.TestCase):
         self.check(["-c", "break foo A", "-c", "break write_aio A", "-c", "aio_write -P 1 0 512", "-c", "wait_break A", "-c",
                     "resume B", "-c", "resume A", "-c", "aio_flush", "-c", "remove_break A", "-c", "break pwritev B", "-c",
                     "remove_break B", "-c", "write -P 2 0 512", "blkdebug::base.raw", "-f", "raw"], images=["base.raw"])
+
+    def test_overlapping_writes_of_fresh_clusters(self):
+        # As QEMU's test 046: a second writer comes while the first is held up in the middle.
+        for second in ("0 64k", "32k 64k", "64k 64k", "4k 4k", "60k 8k"):
+            with self.subTest(second):
+                self.check(["-f", "qcow2", *sum((["-c", each] for each in (
+                    "break write_aio A", "aio_write -P 1 0 64k", "wait_break A", f"aio_write -P 2 {second}", "sleep 20",
+                    "resume A", "aio_flush")), []), "blkdebug::clone.qcow2"], images=["clone.qcow2"])
+
+    def test_injected_errors_under_qcow2(self):
+        for event, script in (("read_aio", ["read 0 64k", "read 512k 4k"]), ("write_aio", ["write 0 64k", "write 0 64k"]),
+                              ("l2_load", ["read 0 64k", "read 0 64k"]), ("none", ["read 0 64k", "read 0 64k"])):
+            with self.subTest(event):
+                self.check(["--image-opts", *sum((["-c", each] for each in script), []),
+                            "driver=qcow2,file.driver=blkdebug,file.image.filename=base.qcow2,"
+                            f"file.inject-error.0.event={event},file.inject-error.0.once=on"])
 
     def test_injected_errors(self):
         rules = ("file.inject-error.0.event=write_aio,file.inject-error.0.errno=28,file.inject-error.0.sector=2,"

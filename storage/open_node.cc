@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "absl/time/time.h"
 #include "base/iovecs.h"
 #include "base/status.h"
@@ -423,6 +424,9 @@ Task<absl::StatusOr<BlockNode>> NodeOpener::OpenQcow2(std::unique_ptr<File> file
   const qcow2::Access access =
       settings.read_only ? qcow2::Access::kReadOnly : qcow2::Access::kReadWrite;
   absl::StatusOr<qcow2::Header> header = co_await qcow2::ReadHeader(*file, access);
+  if (const int error = StatusErrno(header.status()); error != 0) {
+    co_return ErrnoStatus(error, "Could not read qcow2 header");
+  }
   if (absl::IsInvalidArgument(header.status())) co_return Invalid("Image is not in qcow2 format");
   CO_RETURN_IF_ERROR(header.status());
   qcow2::Image::Options image_options = {.read_only = settings.read_only};
@@ -435,7 +439,12 @@ Task<absl::StatusOr<BlockNode>> NodeOpener::OpenQcow2(std::unique_ptr<File> file
   auto opening_data =
       qcow2::OpenGuestData(loop_, *file, *header, /*data_file=*/nullptr, std::move(passphrase));
   absl::StatusOr<std::unique_ptr<File>> data = co_await std::move(opening_data);
-  CO_RETURN_IF_ERROR(data.status());
+  if (!data.ok()) {
+    // QEMU names no file here.
+    absl::string_view why = data.status().message();
+    absl::ConsumePrefix(&why, absl::StrCat(node.file_name, ": "));
+    co_return absl::Status(data.status().code(), why);
+  }
   qcow2::Image::Parts parts = {.file = std::move(file), .data = *std::move(data)};
   auto opening = OpenBacking(&*header, node.file_name, std::move(backing_options), settings, depth);
   absl::StatusOr<std::unique_ptr<BlockBackend>> backing = co_await std::move(opening);

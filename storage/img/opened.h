@@ -3,6 +3,7 @@
 #ifndef VIREO_STORAGE_IMG_OPENED_H_
 #define VIREO_STORAGE_IMG_OPENED_H_
 
+#include <cstdio>
 #include <string>
 #include <utility>
 
@@ -20,6 +21,7 @@ class Opened {
         tool.loop.RunTask(OpenSource(tool.loop, tool.opener, std::move(options)));
     if (source.ok()) {
       source_ = *std::move(source);
+      std::fputs(source_.warning.c_str(), tool.err);
     } else {
       tool.Fail("%s", std::string(source.status().message()));
     }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "storage/img/secret_object.h"
 #include "storage/io/commands.h"
 #include "storage/io/session.h"
 
@@ -16,6 +17,7 @@ constexpr char kUsage[] =
     "Usage: %s [OPTIONS]... [-c STRING]... [file]\n"
     "Drives the storage engine on an image; options, commands and output are those of qemu-io.\n"
     "\n"
+    "  --object OBJECTDEF   secret,id=ID,data=TEXT|file=PATH: the passphrase of an image\n"
     "  --image-opts         treat file as option string\n"
     "  -c, --cmd STRING     execute command with its arguments\n"
     "                       from the given string\n"
@@ -168,8 +170,11 @@ int Run(const Program& program, const std::vector<std::string>& args) {
       return 1;
     }
     if (letter == 'O') {
-      session.Error("--object is not supported yet");
-      return 1;
+      const absl::Status added = img::AddObject(program.opener, value, &session.secrets());
+      if (!added.ok()) {
+        session.Error("%s", std::string(added.message()));
+        return 1;
+      }
     }
     if (letter == 'm') session.set_misalign();
     if (letter == 'I') session.set_image_opts();

@@ -148,7 +148,8 @@ bool Session::Open(OpenOptions options) {
                              .no_flush = options.cache.no_flush,
                              .writethrough = options.cache.writethrough,
                              .ignore_discards = options.ignore_discards,
-                             .share = options.share};
+                             .share = options.share,
+                             .secrets = &secrets_};
     settings.say = [this](const std::string& line) { Print("%s\n", line); };
     node = loop_.RunTask(OpenNode(loop_, opener_, *std::move(drivers), std::move(settings)));
   } else {

@@ -16,6 +16,7 @@
 #include "base/opener.h"
 #include "storage/buffer_pool.h"
 #include "storage/byte_disk.h"
+#include "storage/crypto/secret_store.h"
 #include "storage/driver_options.h"
 #include "storage/open_node.h"
 
@@ -93,6 +94,9 @@ class Session {
   void set_image_opts() { image_opts_ = true; }
   bool image_opts() const { return image_opts_; }
 
+  SecretStore& secrets() { return secrets_; }  // Of --object.
+  Opener& opener() { return opener_; }
+
   bool quit = false;
 
  private:
@@ -107,6 +111,7 @@ class Session {
   BlockNode node_;
   std::unique_ptr<ByteDisk> bytes_;
   TaskScope requests_;
+  SecretStore secrets_;
   bool misalign_ = false;
   bool image_opts_ = false;
 };

@@ -30,6 +30,7 @@ RawClusterEntry LoadEntry(const Layout& layout, std::span<const uint8_t> slice, 
 ClusterMap::ClusterMap(const Layout& layout, Parts parts)
     : layout_(layout),
       file_(parts.file),
+      debug_(parts.file.debug_events()),
       barrier_(parts.barrier),
       cache_(parts.cache),
       metadata_(parts.metadata),
@@ -210,8 +211,10 @@ Task<absl::Status> ClusterMap::MakeTable(uint64_t l1_index) {
     // Shared with an internal snapshot: what it maps is shared as well.
     std::vector<uint8_t> entries(layout_.cluster_bytes());
     const iovec part = ToIoVec(std::span<uint8_t>(entries));
+    if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kL2AllocCowRead);
     absl::Status copied = co_await file_.Read(old_table, IoVecs(&part, 1));
     ClearCopiedFlags(layout_, entries);
+    if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kL2AllocWrite);
     if (copied.ok()) copied = co_await file_.Write(table, IoVecs(&part, 1));
     if (!copied.ok()) {
       refcounts_.GiveBack({.host_offset = table, .clusters = 1});
@@ -245,6 +248,7 @@ std::vector<ClusterMap::L1Piece> ClusterMap::FreezeL1() {
 Task<absl::Status> ClusterMap::WriteL1(const std::vector<L1Piece>& pieces) {
   for (const L1Piece& piece : pieces) {
     const iovec part = ToIoVec(std::span<const uint8_t>(piece.bytes));
+    if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kL1Update);
     CO_RETURN_IF_ERROR(co_await file_.Write(piece.file_offset, IoVecs(&part, 1)));
   }
   co_return absl::OkStatus();

@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "base/async/async_mutex.h"
 #include "base/async/task.h"
+#include "storage/debug_events.h"
 #include "storage/file.h"
 #include "storage/qcow2/barrier.h"
 #include "storage/qcow2/cluster_mapping.h"
@@ -124,6 +125,7 @@ class ClusterMap {
 
   const Layout layout_;
   File& file_;
+  DebugEvents* const debug_;  // Null unless a test injects faults (debug_events.h).
   Barrier& barrier_;
   MetadataCache& cache_;
   MetadataSet& metadata_;

@@ -25,6 +25,7 @@ Image::Image(EventLoop& loop, Header header, Parts parts, const Options& options
       file_(std::move(parts.file)),
       owned_data_(std::move(parts.data)),
       data_(owned_data_ == nullptr ? *file_ : *owned_data_),
+      debug_(file_->debug_events()),
       backing_(std::move(parts.backing)),
       header_(std::move(header)),
       layout_(header_.layout),

@@ -36,6 +36,7 @@
 #include "base/async/task_scope.h"
 #include "storage/block_backend.h"
 #include "storage/buffer_pool.h"
+#include "storage/debug_events.h"
 #include "storage/file.h"
 #include "storage/in_flight.h"
 #include "storage/qcow2/barrier.h"
@@ -112,9 +113,11 @@ class Image final : public BlockBackend {
   Task<absl::Status> ReadRun(MappedRun run, uint64_t offset, IoVecs dst);
   Task<void> ReadPiece(MappedRun run, uint64_t offset, IoVecList dst, absl::Status* status);
   Task<absl::Status> ReadBacking(uint64_t offset, IoVecs dst);
-  // Whether the file lacks much of what it should hold, so that a look for its holes is worth while.
+  // Whether the file lacks much of what it should hold, so that a look for its holes is worth
+  // while.
   bool HasUnwrittenClusters();
-  // Completes the answer about host bytes that are stored: where the file has a hole they are zeros.
+  // Completes the answer about host bytes that are stored: where the file has a hole they are
+  // zeros.
   Task<absl::Status> LookForHole(RangeStatus* answer);
   Task<absl::Status> WriteBytes(uint64_t offset, IoVecs src);
   Task<absl::Status> WriteZeroBytes(uint64_t offset, uint64_t length);
@@ -176,7 +179,8 @@ class Image final : public BlockBackend {
   EventLoop& loop_;
   const std::unique_ptr<File> file_;  // Metadata and compressed clusters.
   const std::unique_ptr<File> owned_data_;
-  File& data_;  // Guest data: *owned_data_, or *file_ too.
+  File& data_;                // Guest data: *owned_data_, or *file_ too.
+  DebugEvents* const debug_;  // Null unless a test injects faults (debug_events.h).
   const std::unique_ptr<BlockBackend> backing_;
   Header header_;
   const Layout layout_;

@@ -43,6 +43,7 @@ Task<void> Image::CommitNow() {
 Task<absl::Status> Image::Flush() {
   if (geometry_.read_only) co_return absl::OkStatus();
   const InFlight::Operation operation(in_flight_);
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kFlushToOs);
   const absl::Status status = co_await Commit();
   co_return status;
 }
@@ -85,6 +86,7 @@ Task<absl::Status> Image::RunCommit() {
     cache_.Abandon(std::move(tables));
   }
   if (status.ok()) status = co_await map_.WriteL1(l1);
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kFlushToDisk);
   if (status.ok()) status = co_await barrier_.Sync();
   if (!status.ok()) {
     map_.PutBackL1(l1);

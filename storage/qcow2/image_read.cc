@@ -51,6 +51,7 @@ Task<void> Image::ReadPiece(MappedRun run, uint64_t offset, IoVecList dst, absl:
 
 Task<absl::Status> Image::ReadRun(MappedRun run, uint64_t offset, IoVecs dst) {
   if (const auto* allocated = std::get_if<Allocated>(&run.mapping)) {
+    if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kReadAio);
     const absl::Status status = co_await data_.Read(allocated->host_offset, dst);
     co_return status;
   }
@@ -59,6 +60,7 @@ Task<absl::Status> Image::ReadRun(MappedRun run, uint64_t offset, IoVecs dst) {
     co_return status;
   }
   if (const auto* compressed = std::get_if<Compressed>(&run.mapping)) {
+    if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kReadCompressed);
     CO_ASSIGN_OR_RETURN(const CompressedClusters::Cluster cluster,
                         co_await compressed_.Get(*compressed));
     CopyToIoVecs(std::span(*cluster).subspan(layout_.offset_in_cluster(offset)), dst);
@@ -87,6 +89,7 @@ Task<absl::Status> Image::ReadBacking(uint64_t offset, IoVecs dst) {
   FillIoVecs(rest, 0);
   if (stored == 0) co_return absl::OkStatus();
   const IoVecList first = Slice(dst, 0, stored);
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kReadBackingAio);
   const absl::Status status = co_await backing_->Read(offset, first);
   co_return status;
 }

@@ -66,6 +66,7 @@ Task<absl::Status> Image::Resize(uint64_t size_bytes) {
 }
 
 Task<absl::Status> Image::GrowL1(uint64_t entries) {
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kL1GrowAllocTable);
   CO_ASSIGN_OR_RETURN(const uint64_t l1_offset, co_await refcounts_.AllocateContiguous(
                                                     layout_.clusters_for(entries * sizeof(Be64))));
   // Until the header has switched, no table is made and no commit runs but ours: the copy is exact.
@@ -75,6 +76,7 @@ Task<absl::Status> Image::GrowL1(uint64_t entries) {
   std::vector<uint8_t> table = map_.SerializeL1();
   table.resize(layout_.clusters_for(entries * sizeof(Be64)) << layout_.cluster_bits);
   const iovec part = ToIoVec(std::span<uint8_t>(table));
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kL1GrowWriteTable);
   CO_RETURN_IF_ERROR(co_await file_->Write(l1_offset, IoVecs(&part, 1)));
   CO_RETURN_IF_ERROR(co_await barrier_.Sync());
 
@@ -84,6 +86,7 @@ Task<absl::Status> Image::GrowL1(uint64_t entries) {
   } fields = {.entries = static_cast<uint32_t>(entries), .offset = l1_offset};
   static_assert(sizeof(fields) == 12);
   const auto* const bytes = reinterpret_cast<const uint8_t*>(&fields);
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kL1GrowActivateTable);
   const absl::Status switched =
       co_await WriteHeader(kL1FieldsOffset, std::vector<uint8_t>(bytes, bytes + sizeof(fields)));
   if (!switched.ok()) {

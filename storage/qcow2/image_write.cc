@@ -46,6 +46,7 @@ Task<absl::Status> Image::WriteBytes(uint64_t offset, IoVecs src) {
     }
     const auto* allocated = std::get_if<Allocated>(&run.mapping);
     if (allocated != nullptr && allocated->copied) {
+      if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kWriteAio);
       if (run.length == length) {
         const absl::Status status = co_await data_.Write(allocated->host_offset, src);
         co_return status;
@@ -218,6 +219,10 @@ Task<absl::StatusOr<bool>> Image::FillClusters(HostRun run, const MetadataCache:
     parts.push_back(ToIoVec(tail_bytes.bytes()));
   }
   const uint64_t begin = write_head ? fill.begin : guest_offset;
+  if (debug_ != nullptr) {
+    if (write_head || write_tail) co_await debug_->Reach(DebugEvent::kCowWrite);
+    co_await debug_->Reach(DebugEvent::kWriteAio);
+  }
   CO_RETURN_IF_ERROR(
       co_await data_.Write(run.host_offset + (begin - layout_.cluster_start(guest_offset)), parts));
   // What is linked before it is durable must not change what a guest reads that never flushed: only
@@ -255,6 +260,7 @@ Task<absl::StatusOr<bool>> Image::ReadsAsZeros(ClusterMapping mapping, uint64_t 
 
 Task<absl::Status> Image::ReadOld(const MetadataCache::Slice& slice, uint64_t guest_offset,
                                   std::span<uint8_t> dst) {
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kCowRead);
   while (!dst.empty()) {
     const MappedRun run = map_.RunInSlice(slice, guest_offset, dst.size());
     const iovec part = ToIoVec(dst.first(run.length));

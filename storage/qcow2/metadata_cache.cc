@@ -21,6 +21,7 @@ MetadataCache::MetadataCache(EventLoop& loop, File& file, const Layout& layout,
                              uint64_t limit_bytes)
     : loop_(loop),
       file_(file),
+      debug_(file.debug_events()),
       layout_(layout),
       slice_bytes_(layout.slice_bytes()),
       limit_slices_(std::max<uint64_t>((limit_bytes - limit_bytes / 8) / slice_bytes_, 4)),
@@ -154,6 +155,10 @@ Task<absl::StatusOr<MetadataCache::Slice>> MetadataCache::Get(MetadataKind kind,
 Task<absl::Status> MetadataCache::Load(Missed& missed) {
   std::vector<iovec> parts;
   for (const Slice& slice : missed) parts.push_back({slice.entry_->bytes.get(), slice_bytes_});
+  if (debug_ != nullptr) {
+    const bool l2 = missed.front().entry_->kind == MetadataKind::kL2Table;
+    co_await debug_->Reach(l2 ? DebugEvent::kL2Load : DebugEvent::kRefblockLoad);
+  }
   absl::Status status = co_await file_.Read(missed.front().host_offset(), parts);
   if (status.ok() || missed.size() == 1) {
     for (const Slice& slice : missed) EndLoad(slice.entry_, status);
@@ -259,6 +264,10 @@ Task<void> MetadataCache::WriteRun(std::span<Entry* const> run, absl::Status* st
   for (const Entry* entry : run) {
     uint8_t* const bytes = entry->frozen != nullptr ? entry->frozen.get() : entry->bytes.get();
     parts.push_back({bytes, slice_bytes_});
+  }
+  if (debug_ != nullptr) {
+    const bool l2 = run.front()->kind == MetadataKind::kL2Table;
+    co_await debug_->Reach(l2 ? DebugEvent::kL2Update : DebugEvent::kRefblockUpdatePart);
   }
   const absl::Status written = co_await file_.Write(run.front()->host_offset, parts);
   if (!written.ok()) *status = written;

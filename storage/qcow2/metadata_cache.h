@@ -26,6 +26,7 @@
 #include "base/async/event_loop.h"
 #include "base/async/task.h"
 #include "storage/buffer_pool.h"
+#include "storage/debug_events.h"
 #include "storage/file.h"
 #include "storage/qcow2/layout.h"
 #include "storage/qcow2/metadata_set.h"
@@ -151,6 +152,7 @@ class MetadataCache {
 
   EventLoop& loop_;
   File& file_;
+  DebugEvents* const debug_;  // Null unless a test injects faults (debug_events.h).
   const Layout layout_;
   const uint64_t slice_bytes_;
   const size_t limit_slices_;

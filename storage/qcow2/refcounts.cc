@@ -31,6 +31,7 @@ uint64_t TotalClusters(const std::vector<HostRun>& runs) {
 Refcounts::Refcounts(const Layout& layout, Parts parts)
     : layout_(layout),
       file_(parts.file),
+      debug_(parts.file.debug_events()),
       barrier_(parts.barrier),
       cache_(parts.cache),
       metadata_(parts.metadata),
@@ -40,6 +41,7 @@ Task<absl::Status> Refcounts::Load(uint64_t table_offset, uint32_t table_cluster
   const uint64_t bytes = table_clusters * layout_.cluster_bytes();
   std::vector<Be64> raw(bytes / sizeof(Be64));
   const iovec part = {raw.data(), bytes};
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kReftableLoad);
   CO_RETURN_IF_ERROR(co_await file_.Read(table_offset, IoVecs(&part, 1)));
   table_.assign(raw.begin(), raw.end());
   table_offset_ = table_offset;
@@ -103,6 +105,7 @@ uint64_t Refcounts::TableRefillClusters() const {
 }
 
 Task<absl::StatusOr<HostRun>> Refcounts::AllocateData(uint64_t clusters) {
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kClusterAlloc);
   VIREO_DCHECK(clusters > 0);
   if (data_.empty()) {
     const AsyncMutex::Guard guard = co_await mutex_.Lock();
@@ -124,6 +127,7 @@ Task<absl::StatusOr<HostRun>> Refcounts::AllocateData(uint64_t clusters) {
 }
 
 Task<absl::StatusOr<uint64_t>> Refcounts::AllocateTable() {
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kClusterAlloc);
   if (tables_.empty()) {
     const AsyncMutex::Guard guard = co_await mutex_.Lock();
     if (tables_.empty()) {
@@ -140,6 +144,7 @@ Task<absl::StatusOr<uint64_t>> Refcounts::AllocateTable() {
 }
 
 Task<absl::StatusOr<uint64_t>> Refcounts::AllocateContiguous(uint64_t clusters) {
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kClusterAlloc);
   const AsyncMutex::Guard guard = co_await mutex_.Lock();
   CO_RETURN_IF_ERROR(co_await FindEnd());
   CO_RETURN_IF_ERROR(co_await GrowFile(clusters));
@@ -420,6 +425,7 @@ Task<absl::Status> Refcounts::CollectAtEnd(uint64_t wanted, std::vector<HostRun>
 // before the table's entry is written (qcow2.md 14.1, rule D); the entry before whoever called us
 // uses it.
 Task<absl::Status> Refcounts::AddBlock(uint64_t region) {
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kRefblockAlloc);
   const uint64_t cluster = end_;
   const uint64_t host_offset = cluster << layout_.cluster_bits;
   if (!file_.traits().growable && host_offset + layout_.cluster_bytes() > file_.size()) {
@@ -435,8 +441,10 @@ Task<absl::Status> Refcounts::AddBlock(uint64_t region) {
   }
   ++end_;
   const iovec part = ToIoVec(std::span<uint8_t>(block));
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kRefblockAllocWrite);
   CO_RETURN_IF_ERROR(co_await file_.Write(host_offset, IoVecs(&part, 1)));
   CO_RETURN_IF_ERROR(co_await barrier_.Sync());
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kRefblockAllocHookup);
   const Be64 entry(host_offset);
   const iovec entry_part = {const_cast<Be64*>(&entry), sizeof(entry)};
   CO_RETURN_IF_ERROR(
@@ -450,6 +458,7 @@ Task<absl::Status> Refcounts::AddBlock(uint64_t region) {
 // The new table, and the blocks that describe it and themselves, lie at the end of the file, behind
 // everything that the existing blocks describe. The header's switch makes them count.
 Task<absl::Status> Refcounts::GrowTable() {
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kReftableGrow);
   const uint64_t first = std::max(end_, table_.size() * layout_.refcounts_per_block());
   const uint64_t cluster_bytes = layout_.cluster_bytes();
   uint64_t blocks = 1;
@@ -492,6 +501,10 @@ Task<absl::Status> Refcounts::GrowTable() {
     std::memcpy(bytes.data() + blocks * cluster_bytes + i * sizeof(entry), &entry, sizeof(entry));
   }
   const iovec part = ToIoVec(std::span<uint8_t>(bytes));
+  if (debug_ != nullptr) {
+    co_await debug_->Reach(DebugEvent::kRefblockAllocWriteBlocks);
+    co_await debug_->Reach(DebugEvent::kRefblockAllocWriteTable);
+  }
   CO_RETURN_IF_ERROR(co_await file_.Write(first_offset, IoVecs(&part, 1)));
   CO_RETURN_IF_ERROR(co_await barrier_.Sync());
 
@@ -501,6 +514,7 @@ Task<absl::Status> Refcounts::GrowTable() {
   } fields = {.offset = table_offset, .clusters = static_cast<uint32_t>(table_clusters)};
   static_assert(sizeof(fields) == 12);
   const iovec fields_part = {&fields, sizeof(fields)};
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kRefblockAllocSwitchTable);
   absl::Status switched = co_await file_.Write(kRefcountTableFieldsOffset, IoVecs(&fields_part, 1));
   if (switched.ok()) switched = co_await barrier_.Sync();
   if (!switched.ok()) {
@@ -572,6 +586,7 @@ Task<absl::Status> Refcounts::ApplyRested() {
     const Resting resting = std::move(resting_.front());
     resting_.pop_front();
     for (const HostRun& run : resting.runs) {
+      if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kClusterFree);
       const absl::Status decremented = co_await Decrement(run, &free);
       if (decremented.ok()) continue;
       if (absl::IsDataLoss(decremented)) {
