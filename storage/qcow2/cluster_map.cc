@@ -77,8 +77,31 @@ ClusterEntry ClusterMap::Checked(const ClusterEntry& entry) const {
   return {.kind = ClusterEntry::Kind::kInvalid, .reason = reason};
 }
 
+// Nothing but data, in one part of the file where there is no metadata: most slices.
+bool ClusterMap::IsPlainlySane(std::span<const uint8_t> slice) const {
+  const uint64_t odd_bits = kEntryCompressed | (layout_.cluster_bytes() - 1);
+  uint64_t odd = 0;
+  uint64_t first = ~uint64_t{0};
+  uint64_t last = 0;
+  for (size_t at = 0; at < slice.size(); at += sizeof(Be64)) {
+    Be64 wire;
+    std::memcpy(&wire, slice.data() + at, sizeof(wire));
+    const uint64_t entry = wire.value();
+    if (entry == 0) continue;
+    odd |= entry & odd_bits;
+    first = std::min(first, entry & kEntryOffsetMask);
+    last = std::max(last, entry & kEntryOffsetMask);
+  }
+  if (odd != 0) return false;
+  if (last == 0) return first != 0;
+  constexpr uint64_t kFarApart = 1 << 14;  // Clusters.
+  return first != 0 && last < file_.size() && (last - first) >> layout_.cluster_bits < kFarApart &&
+         !metadata_.Overlaps(first, last - first + layout_.cluster_bytes());
+}
+
 bool ClusterMap::IsSuspicious(std::span<const uint8_t> slice) const {
   if (layout_.external_data) return false;  // Get() compares with the guest offset.
+  if (layout_.l2_entry_bytes == sizeof(Be64) && IsPlainlySane(slice)) return false;
   const uint64_t count = layout_.l2_entries_per_slice();
   for (uint64_t index = 0; index < count; ++index) {
     const RawClusterEntry raw = LoadEntry(layout_, slice, index);

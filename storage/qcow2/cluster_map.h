@@ -119,6 +119,7 @@ class ClusterMap {
   std::optional<MappedRun> RunWithoutSlice(uint64_t guest_offset, uint64_t max_length) const;
   // `entry`, or an invalid one if it points where guest data cannot be.
   ClusterEntry Checked(const ClusterEntry& entry) const;
+  bool IsPlainlySane(std::span<const uint8_t> slice) const;
   Task<absl::Status> MakeTable(uint64_t l1_index);
 
   static constexpr uint64_t kL1PieceEntries = 64;  // 512 bytes.

@@ -71,7 +71,7 @@ MetadataCache::Entry* MetadataCache::Add(MetadataKind kind, uint64_t host_offset
   Entry* const entry = owned.get();
   entry->kind = kind;
   entry->host_offset = host_offset;
-  entry->bytes = AllocateAligned(slice_bytes_);
+  entry->bytes = spare_ != nullptr ? std::move(spare_) : AllocateAligned(slice_bytes_);
   entry->used = true;
   entry->clock_index = clock_.size();
   clock_.push_back(entry);
@@ -226,6 +226,7 @@ void MetadataCache::Erase(Entry* entry) {
     std::erase(dirty_[kind], entry);
   }
   RemoveFromClock(entry);
+  spare_ = std::move(entry->bytes);
   entries_.erase(entry->host_offset);
 }
 

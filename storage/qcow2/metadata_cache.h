@@ -162,6 +162,7 @@ class MetadataCache {
   size_t hand_ = 0;
   size_t dirty_counts_[8] = {};
   std::vector<Entry*> dirty_[8];  // By kind, in the order they became dirty.
+  AlignedBytes spare_;            // Of the slice that went last, for the next one.
   SliceRuns runs_;
   std::array<Entry*, kRestorable> ring_ = {};  // Null where nobody is.
   size_t ring_next_ = 0;

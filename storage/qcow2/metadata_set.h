@@ -35,7 +35,7 @@ class MetadataSet {
   bool Add(MetadataKind kind, uint64_t host_offset);
   // `length` bytes; false on overlap with another kind. For the few contiguous tables.
   bool AddRange(MetadataKind kind, uint64_t host_offset, uint64_t length);
-  void Remove(uint64_t host_offset) { clusters_.erase(layout_.cluster_index(host_offset)); }
+  void Remove(uint64_t host_offset);
   void RemoveRange(uint64_t host_offset);
 
   // Whether the cluster at `host_offset` holds metadata.
@@ -57,6 +57,8 @@ class MetadataSet {
   const Layout layout_;
   std::vector<Range> ranges_;
   absl::flat_hash_map<uint64_t, MetadataKind> clusters_;
+  // The same clusters by groups of 64, a bit for each, so that long ranges are quickly compared.
+  absl::flat_hash_map<uint64_t, uint64_t> groups_;
 };
 
 }  // namespace vireo::qcow2

@@ -32,6 +32,22 @@ TEST(MetadataSetTest, FindsOverlapsWithPartsOfClusters) {
   EXPECT_FALSE(set.Overlaps(12288, 0));
 }
 
+TEST(MetadataSetTest, FindsOverlapsOfLongRanges) {
+  MetadataSet set(kLayout);
+  for (const uint64_t cluster : {63, 64, 200}) {
+    ASSERT_TRUE(set.Add(MetadataKind::kL2Table, cluster * 4096));
+  }
+  EXPECT_FALSE(set.Overlaps(1 * 4096, 62 * 4096));
+  EXPECT_TRUE(set.Overlaps(1 * 4096, 63 * 4096));
+  EXPECT_TRUE(set.Overlaps(64 * 4096, 4096));
+  EXPECT_FALSE(set.Overlaps(65 * 4096, 135 * 4096));
+  EXPECT_TRUE(set.Overlaps(65 * 4096, 136 * 4096));
+  EXPECT_FALSE(set.Overlaps(201 * 4096, uint64_t{1} << 30));
+  set.Remove(64 * 4096);
+  EXPECT_FALSE(set.Overlaps(64 * 4096, 136 * 4096));
+  EXPECT_TRUE(set.Overlaps(2 * 4096, 62 * 4096));
+}
+
 TEST(MetadataSetTest, ForgetsWhatIsRemoved) {
   MetadataSet set(kLayout);
   ASSERT_TRUE(set.Add(MetadataKind::kL2Table, 8192));
