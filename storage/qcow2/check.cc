@@ -1,9 +1,7 @@
 #include "storage/qcow2/check.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
-#include <map>
 #include <memory>
 #include <set>
 #include <utility>
@@ -11,49 +9,21 @@
 
 #include "absl/strings/str_format.h"
 #include "base/align.h"
+#include "base/async/event_loop.h"
+#include "base/async/task_scope.h"
 #include "base/status.h"
 #include "storage/qcow2/cluster_mapping.h"
 #include "storage/qcow2/format.h"
 #include "storage/qcow2/header_reader.h"
 #include "storage/qcow2/refcount_entry.h"
+#include "storage/qcow2/reference_counts.h"
 #include "storage/qcow2/snapshots.h"
 
 namespace vireo::qcow2 {
 namespace {
 
-// Counters by cluster, in pages that exist only where something was counted: a hostile image of a
-// huge sparse file costs no more memory than its references.
-class ReferenceCounts {
- public:
-  static constexpr uint64_t kPage = 4096;
-
-  uint64_t Get(uint64_t cluster) const {
-    const auto page = pages_.find(cluster / kPage);
-    return page == pages_.end() ? 0 : (*page->second)[cluster % kPage];
-  }
-  void Add(uint64_t cluster, int64_t change) {
-    std::unique_ptr<Page>& page = pages_[cluster / kPage];
-    if (page == nullptr) page = std::make_unique<Page>();
-    (*page)[cluster % kPage] += change;
-  }
-  // Whether any cluster of [begin, end) is counted.
-  bool Any(uint64_t begin, uint64_t end) const { return Next(begin, end) < end; }
-  // The first counted cluster of [begin, end), or `end`.
-  uint64_t Next(uint64_t begin, uint64_t end) const {
-    for (auto page = pages_.lower_bound(begin / kPage); page != pages_.end(); ++page) {
-      const uint64_t first = std::max(begin, page->first * kPage);
-      for (uint64_t cluster = first; cluster < (page->first + 1) * kPage; ++cluster) {
-        if (cluster >= end) return end;
-        if ((*page->second)[cluster % kPage] != 0) return cluster;
-      }
-    }
-    return end;
-  }
-
- private:
-  using Page = std::array<uint64_t, kPage>;
-  std::map<uint64_t, std::unique_ptr<Page>> pages_;
-};
+// L2 tables are read this many bytes at a time, all of them in flight at once.
+constexpr uint64_t kBatchBytes = 1 << 20;
 
 class Checker {
  public:
@@ -113,7 +83,7 @@ class Checker {
     }
     for (uint64_t cluster = layout_.cluster_index(offset);
          cluster <= layout_.cluster_index(end - 1); ++cluster) {
-      references_.Add(cluster, 1);
+      references_.AddOne(cluster);
     }
     return true;
   }
@@ -174,8 +144,10 @@ class Checker {
     AddReference(l1_offset, l1_entries * sizeof(Be64));
     std::vector<Be64> l1(l1_entries);
     CO_RETURN_IF_ERROR(co_await ReadEntries(l1_offset, l1));
+    TableBatch batch = {.l1 = &l1};
     std::set<uint64_t> seen;
-    for (const Be64& entry : l1) {
+    for (size_t index = 0; index < l1.size(); ++index) {
+      const Be64 entry = l1[index];
       if (entry == 0) continue;
       if ((entry & kL1ReservedMask) != 0) {
         Corruption("ERROR found L1 entry with reserved bits set: %x", entry.value());
@@ -191,27 +163,74 @@ class Checker {
         Corruption("ERROR two L1 entries point to the L2 table at offset %x", table);
         continue;
       }
-      CO_RETURN_IF_ERROR(co_await CountL2(table, active));
+      if (index >= batch.end) co_await ReadBatch(index, &batch);
+      const Table& read = batch.tables[index - batch.begin];
+      if (!read.status.ok()) {
+        ++result_.check_errors;
+        Report("ERROR: I/O error in check_refcounts_l2");
+        continue;
+      }
+      CountL2(read.entries, active);
     }
     co_return absl::OkStatus();
+  }
+
+  struct Table {
+    std::vector<Be64> entries;
+    absl::Status status;
+  };
+  // The tables that entries [begin, end) of an L1 table point to.
+  struct TableBatch {
+    const std::vector<Be64>* l1;
+    size_t begin = 0;
+    size_t end = 0;
+    std::vector<Table> tables = {};
+  };
+
+  Task<void> ReadTable(uint64_t offset, Table* table) {
+    table->entries.resize(layout_.cluster_bytes() / sizeof(Be64));
+    table->status = co_await ReadEntries(offset, table->entries);
+  }
+  Task<void> ReadBatch(size_t begin, TableBatch* batch) {
+    const size_t tables = std::max<uint64_t>(kBatchBytes >> layout_.cluster_bits, 1);
+    batch->begin = begin;
+    batch->end = std::min(begin + tables, batch->l1->size());
+    batch->tables.resize(batch->end - begin);
+    TaskScope reads(*EventLoop::Current());
+    for (size_t i = 0; i < batch->tables.size(); ++i) {
+      const uint64_t offset = (*batch->l1)[begin + i] & kEntryOffsetMask;
+      // Others are not asked for.
+      if (offset == 0 || layout_.offset_in_cluster(offset) != 0 || offset >= file_.size()) continue;
+      reads.Spawn(ReadTable(offset, &batch->tables[i]));
+    }
+    co_await reads.Join();
   }
 
   // Words of one L2 entry: with extended L2 its bitmap is the second.
   size_t words_per_entry() const { return layout_.l2_entry_bytes / sizeof(Be64); }
 
-  Task<absl::Status> CountL2(uint64_t table, bool active) {
-    std::vector<Be64> entries(layout_.cluster_bytes() / sizeof(Be64));
-    const absl::Status read = co_await ReadEntries(table, entries);
-    if (!read.ok()) {
-      ++result_.check_errors;
-      Report("ERROR: I/O error in check_refcounts_l2");
-      co_return absl::OkStatus();
-    }
+  void CountL2(const std::vector<Be64>& entries, bool active) {
+    // What is neither the COPIED flag nor the number of a cluster.
+    const uint64_t odd_bits = ~(kEntryOffsetMask & ~(layout_.cluster_bytes() - 1)) & ~kEntryCopied;
+    if (active && layout_.extended_l2()) plain_ = false;
     uint64_t next_contiguous = 0;
     for (size_t i = 0; i < entries.size(); i += words_per_entry()) {
       const uint64_t entry = entries[i];
       const uint64_t bitmap = layout_.extended_l2() ? entries[i + 1].value() : 0;
       if (entry == 0 && bitmap == 0) continue;
+      const uint64_t cluster = layout_.cluster_index(entry & kEntryOffsetMask);
+      if ((entry & odd_bits) == 0 && (entry & kEntryCopied) != 0 && cluster != 0 &&
+          cluster < file_clusters_ && bitmap == 0) {  // By far the most.
+        if (active) {
+          ++result_.allocated_clusters;
+          const uint64_t host_offset = cluster << layout_.cluster_bits;
+          if (next_contiguous != 0 && host_offset != next_contiguous) ++result_.fragmented_clusters;
+          next_contiguous = host_offset + layout_.cluster_bytes();
+        }
+        references_.AddOne(cluster);
+        continue;
+      }
+      if (active) plain_ = false;
       if ((entry & kEntryCompressed) != 0) {
         if (bitmap != 0) {
           Corruption(
@@ -249,7 +268,6 @@ class Checker {
       }
       AddReference(host_offset, layout_.cluster_bytes());
     }
-    co_return absl::OkStatus();
   }
 
   void CountCompressed(uint64_t entry, bool active) {
@@ -404,7 +422,10 @@ class Checker {
     }
     bool changed = false;
     for (uint64_t cluster = begin; cluster < end; ++cluster) {
-      const uint64_t stored = ReadRefcount(block, layout_.refcount_order, cluster - begin);
+      const uint64_t at = cluster - begin;
+      const uint64_t stored = layout_.refcount_order == 4
+                                  ? uint64_t{block[2 * at]} << 8 | block[2 * at + 1]
+                                  : ReadRefcount(block, layout_.refcount_order, at);
       const uint64_t counted = references_.Get(cluster);
       uint64_t final = stored;
       if (stored != counted) {
@@ -435,6 +456,12 @@ class Checker {
 
   // --- COPIED flags and reserved bits of the active tables ---
 
+  // What the block that was asked last says, if `cluster` is one of its own.
+  absl::StatusOr<uint64_t> StoredHere(uint64_t cluster) const {
+    if (cluster / layout_.refcounts_per_block() != stored_region_) return absl::NotFoundError("");
+    return ReadRefcount(stored_block_, layout_.refcount_order,
+                        cluster % layout_.refcounts_per_block());
+  }
   // What the blocks say now.
   Task<absl::StatusOr<uint64_t>> Stored(uint64_t cluster) {
     const uint64_t region = cluster / layout_.refcounts_per_block();
@@ -451,6 +478,9 @@ class Checker {
   }
 
   Task<absl::Status> CheckActiveFlags() {
+    // Each cluster is counted once and has the flag: the tables were seen, there is nothing to
+    // find.
+    const bool flags_are_right = plain_ && !references_.any_shared() && result_.clean();
     std::vector<Be64> l1(header_.l1_entries);
     CO_RETURN_IF_ERROR(co_await ReadEntries(header_.l1_offset, l1));
     bool l1_changed = false;
@@ -478,7 +508,7 @@ class Checker {
         l1[index] = wanted;
         l1_changed = true;
       }
-      CO_RETURN_IF_ERROR(co_await CheckL2Flags(table));
+      if (!flags_are_right) CO_RETURN_IF_ERROR(co_await CheckL2Flags(table));
     }
     if (l1_changed) {
       CO_RETURN_IF_ERROR(
@@ -505,8 +535,9 @@ class Checker {
           continue;
         }
         if (host_offset != 0) {
-          const absl::StatusOr<uint64_t> count =
-              co_await Stored(layout_.cluster_index(host_offset));
+          const uint64_t cluster = layout_.cluster_index(host_offset);
+          absl::StatusOr<uint64_t> count = StoredHere(cluster);
+          if (!count.ok()) count = co_await Stored(cluster);
           if (!count.ok()) {
             ++result_.check_errors;
             continue;
@@ -636,6 +667,7 @@ class Checker {
   std::vector<uint64_t> table_;  // Refcount blocks by region; 0 = none that can be used.
   bool rebuild_ = false;         // The structures themselves cannot be right.
   bool missing_block_ = false;
+  bool plain_ = true;  // All active L2 entries are data with the COPIED flag, or empty.
   uint64_t unfixed_errors_ = 0;
   uint64_t stored_region_ = ~uint64_t{0};
   std::vector<uint8_t> stored_block_;
