@@ -225,5 +225,75 @@ TEST_F(OpenImageTest, OpensDescriptorsHandedIn) {
   Close(**disk);
 }
 
+// --- What others have been attacked with ---
+
+// CVE-2008-2004, CVE-2008-1945, CVE-2013-1922, CVE-2026-24708.
+TEST_F(OpenImageTest, ARawDiskStaysRawWhateverItsGuestWrites) {
+  MakeQcow2("evil.qcow2", "/etc/passwd", "raw");
+  std::ifstream evil(directory_.File("evil.qcow2"), std::ios::binary);
+  std::vector<uint8_t> header(64 << 10);
+  evil.read(reinterpret_cast<char*>(header.data()), header.size());
+  MakeRaw("disk.raw", 'r');
+  auto disk = Open("disk.raw", {.format = ImageFormat::kRaw});
+  ASSERT_TRUE(disk.ok()) << disk.status();
+  const iovec part = ToIoVec(std::span<uint8_t>(header));
+  ASSERT_TRUE(loop_->RunTask((*disk)->Write(0, IoVecs(&part, 1))).ok());
+  Close(**disk);
+  disk = Open("disk.raw", {.format = ImageFormat::kRaw});
+  ASSERT_TRUE(disk.ok()) << disk.status();
+  EXPECT_EQ((*disk)->geometry().size_bytes, 1u << 20);
+  EXPECT_EQ(FirstByte(**disk), 'Q');
+  Close(**disk);
+}
+
+// CVE-2015-5163, CVE-2022-47951, CVE-2024-45219, CVE-2024-50386.
+TEST_F(OpenImageTest, ABackingFileOutsideTheAllowedDirectoriesIsNotOpened) {
+  std::filesystem::create_directory(directory_.File("allowed"));
+  MakeRaw("secret.raw", 's');
+  std::filesystem::create_symlink(directory_.File("secret.raw"),
+                                  directory_.File("allowed/link.raw"));
+  absl::StatusOr<DirectOpener> allowed = DirectOpener::Create({directory_.File("allowed")});
+  ASSERT_TRUE(allowed.ok()) << allowed.status();
+  int number = 0;
+  for (const std::string& name :
+       {std::string("/etc/passwd"), directory_.File("secret.raw"), std::string("../secret.raw"),
+        std::string("./../allowed/../secret.raw"), std::string("link.raw")}) {
+    const std::string image = "allowed/" + std::to_string(++number) + ".qcow2";
+    MakeQcow2(image, name, "raw");
+    const auto disk = loop_->RunTask(OpenImage(
+        *loop_, *allowed, {.path = directory_.File(image), .format = ImageFormat::kQcow2}));
+    EXPECT_TRUE(absl::IsPermissionDenied(disk.status())) << name << ": " << disk.status();
+  }
+}
+
+// CVE-2024-32498, CVE-2024-40767, CVE-2024-4467.
+TEST_F(OpenImageTest, ADataFileThatOnlyTheHeaderNamesIsNotOpened) {
+  std::filesystem::create_directory(directory_.File("allowed"));
+  absl::StatusOr<DirectOpener> allowed = DirectOpener::Create({directory_.File("allowed")});
+  ASSERT_TRUE(allowed.ok()) << allowed.status();
+  for (const std::string& name :
+       {std::string("/etc/passwd"), std::string("../secret.raw"),
+        std::string("json:{\"driver\":\"file\",\"filename\":\"/etc/passwd\"}"),
+        std::string("nbd://127.0.0.1/x")}) {
+    MakeRaw("secret.raw", 's');
+    MakeQcow2("allowed/image.qcow2");
+    std::fstream image(directory_.File("allowed/image.qcow2"),
+                       std::ios::binary | std::ios::in | std::ios::out);
+    image.seekp(79);
+    image.put(4);  // External data file.
+    image.seekp(112);
+    const char length = static_cast<char>(name.size());
+    const std::string extension = std::string("DATA\0\0\0", 7) + length + name;
+    image << extension << std::string(1024, '\0');
+    image.close();
+    const auto disk = loop_->RunTask(
+        OpenImage(*loop_, *allowed,
+                  {.path = directory_.File("allowed/image.qcow2"), .format = ImageFormat::kQcow2}));
+    EXPECT_FALSE(disk.ok()) << name;
+    std::ifstream secret(directory_.File("secret.raw"), std::ios::binary);
+    EXPECT_EQ(secret.get(), 's');
+  }
+}
+
 }  // namespace
 }  // namespace vireo

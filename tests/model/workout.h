@@ -44,6 +44,7 @@ struct DiskShape {
   uint64_t backing_bytes = 0;
   // The image starts with content that an internal snapshot shares, and more of them come and go.
   bool snapshots = false;
+  bool encrypted = false;
   uint64_t cost = 1;  // Of a step, in those of others: tests do that much less.
 };
 
