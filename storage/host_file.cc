@@ -62,7 +62,7 @@ absl::Status HostFile::FindAlignment(Opened& opened, const std::string& path) {
 
 absl::StatusOr<HostFile::Opened> HostFile::OpenNow(Opener& opener, const Options& options) {
   const int access = options.read_only ? O_RDONLY : O_RDWR;
-  Opened opened;
+  Opened opened = {.read_only = options.read_only};
   absl::StatusOr<UniqueFd> fd = opener.Open(
       options.path,
       access | O_NOCTTY | (options.direct ? O_DIRECT : 0) | (options.create ? O_CREAT : 0), 0644);
@@ -117,6 +117,7 @@ HostFile::HostFile(EventLoop& loop, const Options& options, Opened opened)
       fd_(fd_owner_.get()),
       identity_(opened.identity),
       block_device_(opened.block_device),
+      read_only_(opened.read_only),
       no_flush_(options.no_flush),
       memory_alignment_(opened.memory_alignment),
       offset_alignment_(opened.offset_alignment),
@@ -369,6 +370,9 @@ Task<absl::Status> HostFile::Discard(uint64_t offset, uint64_t length) {
 Task<absl::StatusOr<FileExtent>> HostFile::Extent(uint64_t offset) {
   const uint64_t rest = size_ > offset ? size_ - offset : 0;
   if (block_device_ || rest == 0) co_return FileExtent{.data = rest != 0, .length = rest};
+  if (read_only_ && offset >= extent_begin_ && offset - extent_begin_ < extent_.length) {
+    co_return FileExtent{.data = extent_.data, .length = extent_begin_ + extent_.length - offset};
+  }
   const int fd = fd_;
   auto seek = [fd, offset, rest]() -> FileExtent {
     const off_t at = static_cast<off_t>(offset);
@@ -384,6 +388,8 @@ Task<absl::StatusOr<FileExtent>> HostFile::Extent(uint64_t offset) {
   };
   auto seeking = loop_.Offload(std::move(seek));
   const FileExtent extent = co_await std::move(seeking);
+  extent_begin_ = offset;
+  extent_ = extent;
   co_return extent;
 }
 

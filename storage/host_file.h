@@ -65,6 +65,7 @@ class HostFile final : public File {
     uint64_t size = 0;
     FileIdentity identity;
     bool block_device = false;
+    bool read_only = false;
     uint32_t memory_alignment = 1;  // Of buffers; both 1 without O_DIRECT.
     uint32_t offset_alignment = 1;  // Of offsets and lengths.
   };
@@ -89,6 +90,7 @@ class HostFile final : public File {
   const int fd_;
   const FileIdentity identity_;
   const bool block_device_;
+  const bool read_only_;
   const bool no_flush_;
   const uint32_t memory_alignment_;
   const uint32_t offset_alignment_;
@@ -101,6 +103,10 @@ class HostFile final : public File {
   bool no_punch_hole_ = false;
   bool no_zero_range_ = false;
   bool no_discard_ = false;
+
+  // Of a file that nobody writes: the extent that was looked up last, from its first known byte on.
+  uint64_t extent_begin_ = 0;
+  FileExtent extent_;
 
   BufferPool buffers_;
   RangeLock blocks_;  // Writes by block, when a write may have to read its edges first.

@@ -168,6 +168,27 @@ TEST_P(HostFileTest, HolesAreFound) {
   EXPECT_EQ(rest->length, (1u << 20) - (600 << 10));
 }
 
+TEST_P(HostFileTest, HolesOfAReadOnlyFileAreFoundAgain) {
+  {
+    std::unique_ptr<File> file = Open();
+    ASSERT_TRUE(loop_->RunTask(file->Truncate(1 << 20)).ok());
+    ASSERT_TRUE(Write(*file, 512 << 10, std::vector<uint8_t>(64 << 10, 7)).ok());
+    ASSERT_TRUE(loop_->RunTask(file->Close()).ok());
+  }
+  const auto file = TryOpen({.read_only = true, .direct = GetParam()});
+  ASSERT_TRUE(file.ok()) << file.status();
+  for (const uint64_t offset : {100 << 10, 200 << 10, 50 << 10}) {
+    const auto hole = loop_->RunTask((*file)->Extent(offset));
+    ASSERT_TRUE(hole.ok());
+    EXPECT_FALSE(hole->data);
+    EXPECT_EQ(hole->length, (512u << 10) - offset);
+  }
+  const auto data = loop_->RunTask((*file)->Extent(512 << 10));
+  ASSERT_TRUE(data.ok());
+  EXPECT_TRUE(data->data);
+  EXPECT_EQ(data->length, 64u << 10);
+}
+
 TEST_P(HostFileTest, ErrorsNameFileOffsetAndCause) {
   std::unique_ptr<File> file = Open();
   const absl::Status status = Write(*file, ~uint64_t{0} - 100, std::vector<uint8_t>(512));

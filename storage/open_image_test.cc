@@ -37,8 +37,8 @@ class OpenImageTest : public testing::Test {
     co_return closed;
   }
   void MakeQcow2(const std::string& name, std::optional<std::string> backing = std::nullopt,
-                 const std::string& format = "qcow2") {
-    qcow2::CreateOptions options = {.size_bytes = 1 << 20, .backing_file = backing};
+                 const std::string& format = "qcow2", uint64_t size_bytes = 1 << 20) {
+    qcow2::CreateOptions options = {.size_bytes = size_bytes, .backing_file = backing};
     if (backing.has_value()) options.backing_format = format;
     const absl::Status made =
         loop_->RunTask(MakeTask(*loop_, opener_, directory_.File(name), options));
@@ -56,11 +56,19 @@ class OpenImageTest : public testing::Test {
     return Open(name, {.format = ImageFormat::kQcow2});
   }
   void Close(BlockBackend& disk) { EXPECT_TRUE(loop_->RunTask(disk.Close()).ok()); }
-  uint8_t FirstByte(BlockBackend& disk) {
+  uint8_t FirstByte(BlockBackend& disk, uint64_t offset = 0) {
     std::vector<uint8_t> bytes(512);
     const iovec part = ToIoVec(std::span<uint8_t>(bytes));
-    EXPECT_TRUE(loop_->RunTask(disk.Read(0, IoVecs(&part, 1))).ok());
+    EXPECT_TRUE(loop_->RunTask(disk.Read(offset, IoVecs(&part, 1))).ok());
     return bytes[0];
+  }
+  void WriteSector(const std::string& name, uint64_t offset, char byte) {
+    const auto disk = OpenQcow2(name);
+    ASSERT_TRUE(disk.ok()) << disk.status();
+    std::vector<uint8_t> bytes(512, static_cast<uint8_t>(byte));
+    const iovec part = ToIoVec(std::span<uint8_t>(bytes));
+    EXPECT_TRUE(loop_->RunTask((*disk)->Write(offset, IoVecs(&part, 1))).ok());
+    Close(**disk);
   }
 
   std::unique_ptr<EventLoop> loop_ = *EventLoop::Create();
@@ -79,6 +87,30 @@ TEST_F(OpenImageTest, OpensAChainRelativeToTheOverlay) {
   const auto status = loop_->RunTask((*disk)->Status(0, 512));
   ASSERT_TRUE(status.ok());
   EXPECT_EQ(status->depth, 2u);
+  Close(**disk);
+}
+
+TEST_F(OpenImageTest, EachLayerOfADeepChainIsSeen) {
+  MakeRaw("0.raw", 'b');
+  MakeQcow2("1.qcow2", "0.raw", "raw");
+  MakeQcow2("2.qcow2", "1.qcow2");
+  WriteSector("2.qcow2", 64 << 10, '2');
+  MakeQcow2("3.qcow2", "2.qcow2", "qcow2", 256 << 10);  // Hides what lies behind its end.
+  MakeQcow2("4.qcow2", "3.qcow2");
+  WriteSector("4.qcow2", 128 << 10, '4');
+  MakeQcow2("5.qcow2", "4.qcow2");
+  MakeQcow2("6.qcow2", "5.qcow2");
+  const auto disk = OpenQcow2("6.qcow2");
+  ASSERT_TRUE(disk.ok()) << disk.status();
+  for (int round = 0; round < 2; ++round) {  // Tables not in memory, and in memory.
+    EXPECT_EQ(FirstByte(**disk, 0), 'b');
+    EXPECT_EQ(FirstByte(**disk, 64 << 10), '2');
+    EXPECT_EQ(FirstByte(**disk, (64 << 10) + 512), 'b');
+    EXPECT_EQ(FirstByte(**disk, 128 << 10), '4');
+    EXPECT_EQ(FirstByte(**disk, (256 << 10) - 512), 'b');
+    EXPECT_EQ(FirstByte(**disk, 256 << 10), 0);
+    EXPECT_EQ(FirstByte(**disk, 512 << 10), 0);
+  }
   Close(**disk);
 }
 

@@ -18,6 +18,11 @@ namespace {
 // there are four times as many.
 constexpr size_t kDirtySlices = 512;
 
+Image* UnwrittenImage(BlockBackend* backing) {
+  auto* const image = dynamic_cast<Image*>(backing);
+  return image != nullptr && image->geometry().read_only ? image : nullptr;
+}
+
 }  // namespace
 
 Image::Image(EventLoop& loop, Header header, Parts parts, const Options& options)
@@ -27,6 +32,7 @@ Image::Image(EventLoop& loop, Header header, Parts parts, const Options& options
       data_(owned_data_ == nullptr ? *file_ : *owned_data_),
       debug_(file_->debug_events()),
       backing_(std::move(parts.backing)),
+      backing_image_(UnwrittenImage(backing_.get())),
       header_(std::move(header)),
       layout_(header_.layout),
       options_(options),

@@ -113,6 +113,10 @@ class Image final : public BlockBackend {
   Task<absl::Status> ReadRun(MappedRun run, uint64_t offset, IoVecs dst);
   Task<void> ReadPiece(MappedRun run, uint64_t offset, IoVecList dst, absl::Status* status);
   Task<absl::Status> ReadBacking(uint64_t offset, IoVecs dst);
+  uint64_t BackingEnd() const;  // Where the backing file ends as this image's guest sees it.
+  // This layer, or the lowest one beneath it of which it is known, without reading, that all from
+  // here down to it hold nothing of the range: so a deep chain costs a look-up for each layer.
+  Image* LowestEmptyLayer(uint64_t offset, uint64_t length);
   // Whether the file lacks much of what it should hold, so that a look for its holes is worth
   // while.
   bool HasUnwrittenClusters();
@@ -182,6 +186,7 @@ class Image final : public BlockBackend {
   File& data_;                // Guest data: *owned_data_, or *file_ too.
   DebugEvents* const debug_;  // Null unless a test injects faults (debug_events.h).
   const std::unique_ptr<BlockBackend> backing_;
+  Image* const backing_image_;  // The same, if it is a QCOW2 image that nobody writes.
   Header header_;
   const Layout layout_;
   const Options options_;

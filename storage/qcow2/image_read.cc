@@ -74,15 +74,33 @@ Task<absl::Status> Image::ReadRun(MappedRun run, uint64_t offset, IoVecs dst) {
   co_return absl::OkStatus();
 }
 
+// What a longer backing file holds behind our end is invisible, also to clusters that reach there.
+uint64_t Image::BackingEnd() const {
+  if (backing_ == nullptr) return 0;
+  return std::min(backing_->geometry().size_bytes, geometry_.size_bytes);
+}
+
+Image* Image::LowestEmptyLayer(uint64_t offset, uint64_t length) {
+  Image* layer = this;
+  while (layer->backing_image_ != nullptr && layer->backing_image_->debug_ == nullptr &&
+         offset + length <= layer->BackingEnd()) {
+    const std::optional<MappedRun> run = layer->backing_image_->map_.LookupCached(offset, length);
+    if (!run.has_value() || run->length < length ||
+        !std::holds_alternative<Unallocated>(run->mapping)) {
+      break;
+    }
+    layer = layer->backing_image_;
+  }
+  return layer;
+}
+
 Task<absl::Status> Image::ReadBacking(uint64_t offset, IoVecs dst) {
   const uint64_t length = TotalSize(dst);
-  // What a longer backing file holds behind our end is invisible, also to clusters that reach
-  // there.
-  const uint64_t end =
-      backing_ == nullptr ? 0 : std::min(backing_->geometry().size_bytes, geometry_.size_bytes);
+  Image* const layer = debug_ == nullptr ? LowestEmptyLayer(offset, length) : this;
+  const uint64_t end = layer->BackingEnd();
   const uint64_t stored = offset < end ? std::min(length, end - offset) : 0;
   if (stored == length) {
-    const absl::Status status = co_await backing_->Read(offset, dst);
+    const absl::Status status = co_await layer->backing_->Read(offset, dst);
     co_return status;
   }
   const IoVecList rest = Slice(dst, stored, length - stored);
@@ -90,7 +108,7 @@ Task<absl::Status> Image::ReadBacking(uint64_t offset, IoVecs dst) {
   if (stored == 0) co_return absl::OkStatus();
   const IoVecList first = Slice(dst, 0, stored);
   if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kReadBackingAio);
-  const absl::Status status = co_await backing_->Read(offset, first);
+  const absl::Status status = co_await layer->backing_->Read(offset, first);
   co_return status;
 }
 
