@@ -47,17 +47,28 @@ constexpr EnumPair<v1::VmState, VmState> kStates[] = {{v1::EMPTY, VmState::kEmpt
                                                       {v1::PAUSED, VmState::kPaused},
                                                       {v1::STOPPED, VmState::kStopped}};
 constexpr EnumPair<v1::VmCause, VmCause> kCauses[] = {
-    {v1::VM_CAUSE_UNSPECIFIED, VmCause::kNone},      {v1::GUEST_POWER_OFF, VmCause::kGuestPowerOff},
-    {v1::GUEST_RESET, VmCause::kGuestReset},         {v1::TRIPLE_FAULT, VmCause::kTripleFault},
-    {v1::GUEST_PANIC, VmCause::kGuestPanic},         {v1::STOP_REQUESTED, VmCause::kStopRequested},
-    {v1::RESET_REQUESTED, VmCause::kResetRequested}, {v1::INTERNAL_ERROR, VmCause::kInternalError}};
+    {v1::VM_CAUSE_UNSPECIFIED, VmCause::kNone},
+    {v1::GUEST_POWER_OFF, VmCause::kGuestPowerOff},
+    {v1::GUEST_RESET, VmCause::kGuestReset},
+    {v1::TRIPLE_FAULT, VmCause::kTripleFault},
+    {v1::GUEST_PANIC, VmCause::kGuestPanic},
+    {v1::STOP_REQUESTED, VmCause::kStopRequested},
+    {v1::RESET_REQUESTED, VmCause::kResetRequested},
+    {v1::INTERNAL_ERROR, VmCause::kInternalError},
+    {v1::DISK_ERROR, VmCause::kDiskError}};
+constexpr EnumPair<v1::OnDiskError, OnDiskError> kOnDiskErrors[] = {
+    {v1::REPORT_TO_GUEST, OnDiskError::kReport},
+    {v1::PAUSE_MACHINE, OnDiskError::kStop},
+    {v1::PAUSE_ON_NO_SPACE, OnDiskError::kStopOnNoSpace},
+    {v1::IGNORE_ERROR, OnDiskError::kIgnore}};
 constexpr EnumPair<v1::Event::Kind, VmEventKind> kEventKinds[] = {
     {v1::Event::STATE_CHANGED, VmEventKind::kStateChanged},
     {v1::Event::MACHINE_RESET, VmEventKind::kReset},
     {v1::Event::GUEST_PANICKED, VmEventKind::kGuestPanicked},
     {v1::Event::CRASHED, VmEventKind::kCrashed},
     {v1::Event::SHUTDOWN_REQUESTED, VmEventKind::kShutdownRequested},
-    {v1::Event::DEVICE_NEEDS_RESET, VmEventKind::kDeviceNeedsReset}};
+    {v1::Event::DEVICE_NEEDS_RESET, VmEventKind::kDeviceNeedsReset},
+    {v1::Event::DISK_FAILED, VmEventKind::kDiskError}};
 
 // `otherwise` stands for a struct that holds no enumerator, which our own code never makes.
 template <typename Proto, typename Plain, size_t N>
@@ -146,6 +157,18 @@ absl::StatusOr<MemoryConfig> MemoryFromProto(const v1::Memory& message) {
   return memory;
 }
 
+RateLimit RateFromProto(const v1::RateLimit& message) {
+  return {.per_second = message.per_second(),
+          .burst = message.burst(),
+          .burst_seconds = message.burst_seconds() == 0 ? 1 : message.burst_seconds()};
+}
+
+void RateToProto(const RateLimit& limit, v1::RateLimit* message) {
+  message->set_per_second(limit.per_second);
+  message->set_burst(limit.burst);
+  message->set_burst_seconds(limit.burst_seconds);
+}
+
 absl::StatusOr<DiskConfig> DiskFromProto(const v1::Disk& message, const std::string& field) {
   DiskConfig disk;
   disk.id = message.id();
@@ -160,6 +183,12 @@ absl::StatusOr<DiskConfig> DiskFromProto(const v1::Disk& message, const std::str
   if (message.has_slot()) {
     ASSIGN_OR_RETURN(disk.slot, Narrowed<uint8_t>(message.slot(), field + ".slot"));
   }
+  disk.key_file = message.key_file();
+  disk.throttle = ThrottleFromProto(message.throttle());
+  ASSIGN_OR_RETURN(disk.on_read_error, FromProto(kOnDiskErrors, message.on_read_error(),
+                                                 disk.on_read_error, field + ".on_read_error"));
+  ASSIGN_OR_RETURN(disk.on_write_error, FromProto(kOnDiskErrors, message.on_write_error(),
+                                                  disk.on_write_error, field + ".on_write_error"));
   return disk;
 }
 
@@ -282,6 +311,11 @@ v1::VmConfig ConfigToProto(const VmConfig& config) {
     to.set_serial(Utf8(disk.serial));
     to.set_loop(Utf8(disk.loop));
     if (disk.slot) to.set_slot(*disk.slot);
+    to.set_key_file(Utf8(disk.key_file));
+    if (disk.throttle != DiskThrottle()) ThrottleToProto(disk.throttle, to.mutable_throttle());
+    to.set_on_read_error(ToProto(kOnDiskErrors, disk.on_read_error, v1::ON_DISK_ERROR_UNSPECIFIED));
+    to.set_on_write_error(
+        ToProto(kOnDiskErrors, disk.on_write_error, v1::ON_DISK_ERROR_UNSPECIFIED));
   }
   for (const NicConfig& nic : config.nics) {
     v1::Nic& to = *message.add_nics();
@@ -335,6 +369,28 @@ std::string ConfigToJson(const VmConfig& config) {
   const auto status =
       google::protobuf::util::MessageToJsonString(ConfigToProto(config), &json, options);
   return status.ok() ? json : std::string();
+}
+
+void ThrottleToProto(const DiskThrottle& throttle, v1::DiskThrottle* message) {
+  RateToProto(throttle.bytes_total, message->mutable_bytes_total());
+  RateToProto(throttle.bytes_read, message->mutable_bytes_read());
+  RateToProto(throttle.bytes_write, message->mutable_bytes_write());
+  RateToProto(throttle.ops_total, message->mutable_ops_total());
+  RateToProto(throttle.ops_read, message->mutable_ops_read());
+  RateToProto(throttle.ops_write, message->mutable_ops_write());
+  message->set_op_bytes(throttle.op_bytes);
+  message->set_group(Utf8(throttle.group));
+}
+
+DiskThrottle ThrottleFromProto(const v1::DiskThrottle& message) {
+  return {.bytes_total = RateFromProto(message.bytes_total()),
+          .bytes_read = RateFromProto(message.bytes_read()),
+          .bytes_write = RateFromProto(message.bytes_write()),
+          .ops_total = RateFromProto(message.ops_total()),
+          .ops_read = RateFromProto(message.ops_read()),
+          .ops_write = RateFromProto(message.ops_write()),
+          .op_bytes = message.op_bytes(),
+          .group = message.group()};
 }
 
 v1::VmState StateToProto(VmState state) {
@@ -407,6 +463,7 @@ v1::VmStats StatsToProto(const VmStats& stats) {
     to.set_flush_ops(disk.flush_ops);
     to.set_discard_ops(disk.discard_ops);
     to.set_errors(disk.errors);
+    to.set_throttled_ops(disk.throttled_ops);
   }
   for (const NicStats& nic : stats.nics) {
     v1::NicStats& to = *message.add_nics();
@@ -429,6 +486,17 @@ v1::Event EventToProto(const VmEvent& event) {
   message.set_state(StateToProto(event.state));
   message.set_cause(CauseToProto(event.cause));
   message.set_detail(Utf8(event.detail));
+  if (event.disk_error.has_value()) {
+    const DiskError& error = *event.disk_error;
+    v1::DiskError& to = *message.mutable_disk_error();
+    to.set_disk(Utf8(error.disk));
+    to.set_path(Utf8(error.path));
+    to.set_write(error.write);
+    to.set_offset(error.offset);
+    to.set_host_errno(static_cast<uint32_t>(error.host_errno));
+    to.set_no_space(error.no_space);
+    to.set_message(Utf8(error.message));
+  }
   return message;
 }
 

@@ -27,6 +27,9 @@ v1::VmConfig ConfigToProto(const VmConfig& config);
 absl::StatusOr<VmConfig> ConfigFromJson(const std::string& json);
 std::string ConfigToJson(const VmConfig& config);
 
+DiskThrottle ThrottleFromProto(const v1::DiskThrottle& message);
+void ThrottleToProto(const DiskThrottle& throttle, v1::DiskThrottle* message);
+
 v1::VmState StateToProto(VmState state);
 v1::VmCause CauseToProto(VmCause cause);
 v1::VmDescription DescriptionToProto(const VmDescription& description);

@@ -40,6 +40,19 @@ constexpr char kFull[] = R"pb(
     serial: "S1"
     loop: "a"
     slot: 7
+    key_file: "/run/key"
+    throttle {
+      bytes_total { per_second: 1000 burst: 2000 burst_seconds: 3 }
+      bytes_read { burst_seconds: 1 }
+      bytes_write { burst_seconds: 1 }
+      ops_total { burst_seconds: 1 }
+      ops_read { per_second: 10 burst_seconds: 1 }
+      ops_write { per_second: 20 burst_seconds: 1 }
+      op_bytes: 4096
+      group: "g"
+    }
+    on_read_error: PAUSE_MACHINE
+    on_write_error: IGNORE_ERROR
   }
   disks { path: "fd:5" format: RAW }
   nics {
@@ -90,6 +103,16 @@ TEST(Convert, ConfigReachesEveryField) {
   EXPECT_TRUE(config->disks[0].direct);
   EXPECT_FALSE(config->disks[0].write_cache);
   EXPECT_EQ(config->disks[0].slot, 7);
+  EXPECT_EQ(config->disks[0].key_file, "/run/key");
+  EXPECT_EQ(config->disks[0].throttle.bytes_total,
+            (RateLimit{.per_second = 1000, .burst = 2000, .burst_seconds = 3}));
+  EXPECT_EQ(config->disks[0].throttle.ops_write, RateLimit{.per_second = 20});
+  EXPECT_EQ(config->disks[0].throttle.op_bytes, 4096u);
+  EXPECT_EQ(config->disks[0].throttle.group, "g");
+  EXPECT_EQ(config->disks[0].on_read_error, OnDiskError::kStop);
+  EXPECT_EQ(config->disks[0].on_write_error, OnDiskError::kIgnore);
+  EXPECT_EQ(config->disks[1].throttle, DiskThrottle());
+  EXPECT_EQ(config->disks[1].on_write_error, OnDiskError::kStopOnNoSpace);
   EXPECT_EQ(config->disks[1].format, DiskFormat::kRaw);
   EXPECT_TRUE(config->disks[1].write_cache);
   EXPECT_EQ(config->disks[1].slot, std::nullopt);
@@ -321,7 +344,8 @@ TEST(Convert, StatsCarryEverything) {
                   .write_bytes = 4,
                   .flush_ops = 5,
                   .discard_ops = 6,
-                  .errors = 7}};
+                  .errors = 7,
+                  .throttled_ops = 8}};
   stats.nics = {{.id = "lan",
                  .rx_packets = 1,
                  .rx_bytes = 2,
@@ -345,6 +369,7 @@ TEST(Convert, StatsCarryEverything) {
                                               flush_ops: 5
                                               discard_ops: 6
                                               errors: 7
+                                              throttled_ops: 8
                                             }
                                             nics {
                                               id: "lan"
@@ -377,6 +402,30 @@ TEST(Convert, EventCarriesEverything) {
                                             detail: "pvpanic")pb",
                                           &want));
   EXPECT_TRUE(MessageDifferencer::Equals(EventToProto(event), want));
+}
+
+TEST(Convert, DiskErrorsTellTheWatcherAll) {
+  VmEvent event = {.kind = VmEventKind::kDiskError, .cause = VmCause::kDiskError};
+  event.disk_error = DiskError{.disk = "root",
+                               .path = "root.qcow2",
+                               .write = true,
+                               .offset = 512,
+                               .host_errno = 28,
+                               .no_space = true,
+                               .message = "full"};
+  v1::DiskError want;
+  ASSERT_TRUE(TextFormat::ParseFromString(R"pb(
+                                            disk: "root"
+                                            path: "root.qcow2"
+                                            write: true
+                                            offset: 512
+                                            host_errno: 28
+                                            no_space: true
+                                            message: "full")pb",
+                                          &want));
+  EXPECT_EQ(EventToProto(event).kind(), v1::Event::DISK_FAILED);
+  EXPECT_EQ(EventToProto(event).cause(), v1::DISK_ERROR);
+  EXPECT_TRUE(MessageDifferencer::Equals(EventToProto(event).disk_error(), want));
 }
 
 TEST(Convert, MacAddressesAreTakenInEitherCase) {

@@ -93,6 +93,20 @@ TEST_F(ServerTest, StatsArePassedOn) {
   EXPECT_EQ(Call(&Client::Stub::Stats)->stats().vcpus(0).exits(), 8u);
 }
 
+TEST_F(ServerTest, DisksGetNewLimits) {
+  ASSERT_EQ(Create(), absl::OkStatus());
+  controller_.EditDescription(
+      [](VmDescription& description) { description.config.disks = {{.id = "disk0"}}; });
+  v1::SetDiskThrottleRequest request;
+  request.set_disk("disk0");
+  request.mutable_throttle()->mutable_ops_read()->set_per_second(7);
+  ASSERT_TRUE(client_->Call(&Client::Stub::SetDiskThrottle, request, absl::Seconds(30)).ok());
+  EXPECT_EQ(controller_.Describe().config.disks[0].throttle.ops_read.per_second, 7u);
+  request.set_disk("disk1");
+  EXPECT_TRUE(absl::IsNotFound(
+      client_->Call(&Client::Stub::SetDiskThrottle, request, absl::Seconds(30)).status()));
+}
+
 TEST_F(ServerTest, VersionIsTold) {
   const absl::StatusOr<v1::GetVersionResponse> version = Call(&Client::Stub::GetVersion);
   ASSERT_TRUE(version.ok()) << version.status();

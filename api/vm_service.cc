@@ -96,6 +96,17 @@ grpc::ServerUnaryReactor* VmService::Stop(grpc::CallbackServerContext* context,
                 [this](OperationLog::Done done) { controller_.Stop(std::move(done)); });
 }
 
+grpc::ServerUnaryReactor* VmService::SetDiskThrottle(grpc::CallbackServerContext* context,
+                                                     const v1::SetDiskThrottleRequest* request,
+                                                     v1::SetDiskThrottleResponse* response) {
+  return Change(
+      context, *request, response,
+      [this, disk = request->disk(),
+       throttle = ThrottleFromProto(request->throttle())](OperationLog::Done done) mutable {
+        controller_.SetDiskThrottle(std::move(disk), std::move(throttle), std::move(done));
+      });
+}
+
 grpc::ServerUnaryReactor* VmService::Describe(grpc::CallbackServerContext* context,
                                               const v1::DescribeRequest*,
                                               v1::DescribeResponse* response) {

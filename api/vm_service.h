@@ -36,6 +36,9 @@ class VmService final : public v1::VmService::CallbackService {
   grpc::ServerUnaryReactor* Stop(grpc::CallbackServerContext* context,
                                  const v1::StopRequest* request,
                                  v1::StopResponse* response) override;
+  grpc::ServerUnaryReactor* SetDiskThrottle(grpc::CallbackServerContext* context,
+                                            const v1::SetDiskThrottleRequest* request,
+                                            v1::SetDiskThrottleResponse* response) override;
   grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context,
                                      const v1::DescribeRequest* request,
                                      v1::DescribeResponse* response) override;

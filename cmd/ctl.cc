@@ -55,6 +55,8 @@ class Ctl {
                                        .until_eof = options_.until_eof,
                                        .until_text = options_.until_text,
                                        .timeout = options_.timeout});
+      case CtlVerb::kThrottle:
+        return Throttle();
       case CtlVerb::kVersion:
         return Version();
     }
@@ -93,6 +95,13 @@ class Ctl {
     v1::CreateRequest request;
     *request.mutable_config() = api::ConfigToProto(config);
     return Change(&Client::Stub::Create, std::move(request));
+  }
+
+  absl::Status Throttle() {
+    v1::SetDiskThrottleRequest request;
+    request.set_disk(options_.disk);
+    api::ThrottleToProto(options_.throttle, request.mutable_throttle());
+    return Change(&Client::Stub::SetDiskThrottle, std::move(request));
   }
 
   template <typename Request, typename Response>

@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "cmd/flag_scanner.h"
 #include "cmd/flag_values.h"
+#include "cmd/throttle_flags.h"
 
 namespace vireo {
 namespace {
@@ -44,6 +45,10 @@ Verbs
                     none: never). Ends with the machine; --until: as soon as TEXT is in the output,
                     what was kept of it included; --until-eof: when standard input has ended and
                     the guest has taken all of it (else output goes on after that).
+  throttle DISK [LIMIT=N,...]
+                    new limits for a disk and those of its group, at once; the old ones are gone.
+                    bps-total, bps-read, bps-write, iops-total, iops-read, iops-write; -max and
+                    -max-length behind any of them; iops-size: as throttle.* of `vireo run --disk`
   version           of vireoctl, and of the vireo process if --api is given
 
   --operation-id ID with a verb that changes the machine: a repeat with the same ID is done once
@@ -71,6 +76,7 @@ const std::vector<Verb>& Verbs() {
       {"stop", CtlVerb::kStop, {{"--operation-id"}, {"--wait", Kind::kSwitch}}},
       {"events", CtlVerb::kEvents, {{"--after"}, {"--until"}}},
       {"console", CtlVerb::kConsole, {{"--escape"}, {"--until"}, {"--until-eof", Kind::kSwitch}}},
+      {"throttle", CtlVerb::kThrottle, {{"--operation-id"}}},
       {"version", CtlVerb::kVersion, {}}};
   return verbs;
 }
@@ -123,9 +129,10 @@ absl::Status CheckFlagsOf(const Verb& verb, const ScannedArgs& args) {
           absl::StrCat(flag.name, ": not for `vireoctl ", verb.name, "`"));
     }
   }
-  if (args.rest.size() > 1) {
+  const size_t operands = verb.verb == CtlVerb::kThrottle ? 3 : 1;
+  if (args.rest.size() > operands) {
     return absl::InvalidArgumentError(
-        absl::StrCat(args.rest[1], ": not expected after `vireoctl ", verb.name, "`"));
+        absl::StrCat(args.rest[operands], ": not expected after `vireoctl ", verb.name, "`"));
   }
   return absl::OkStatus();
 }
@@ -145,6 +152,13 @@ absl::StatusOr<v1::VmState> ParseState(const std::string& text) {
                                        {"running", v1::RUNNING},
                                        {"paused", v1::PAUSED},
                                        {"stopped", v1::STOPPED}});
+}
+
+absl::Status ParseLimits(const std::string& text, DiskThrottle* throttle) {
+  const std::vector<std::string> keys = ThrottleKeys("");
+  ASSIGN_OR_RETURN(const auto values, ParseKeyValues(text, {keys.begin(), keys.end()}));
+  RETURN_IF_ERROR(TakeThrottle(values, "", throttle));
+  return ValidateThrottle(*throttle);
 }
 
 }  // namespace
@@ -171,6 +185,16 @@ absl::StatusOr<CtlCommand> ParseCtlArgs(const std::vector<std::string>& args,
   ASSIGN_OR_RETURN(const Verb* const verb, FindVerb(scanned));
   RETURN_IF_ERROR(CheckFlagsOf(*verb, scanned));
   options.verb = verb->verb;
+  if (options.verb == CtlVerb::kThrottle) {
+    if (scanned.rest.size() < 2) {
+      return absl::InvalidArgumentError("throttle: no disk; `vireoctl throttle` needs its id");
+    }
+    options.disk = scanned.rest[1];
+    if (scanned.rest.size() > 2) {
+      const absl::Status taken = ParseLimits(scanned.rest[2], &options.throttle);
+      if (!taken.ok()) return Annotate(taken, "throttle");
+    }
+  }
   options.wait = scanned.Has("--wait");
   options.until_eof = scanned.Has("--until-eof");
   if (const std::string* const id = scanned.Find("--operation-id")) options.operation_id = *id;

@@ -13,6 +13,7 @@
 #include "api/v1/vireo.pb.h"
 #include "cmd/run_flags.h"
 #include "cmd/terminal.h"
+#include "vmm/vm_config.h"
 
 namespace vireo {
 
@@ -28,6 +29,7 @@ enum class CtlVerb {
   kStats,
   kEvents,
   kConsole,
+  kThrottle,
   kVersion
 };
 
@@ -46,6 +48,8 @@ struct CtlOptions {
   std::string until_text;                  // console
   bool until_eof = false;                  // console
   char escape_key = kEscapeKey;            // console
+  std::string disk;                        // throttle
+  DiskThrottle throttle;                   // throttle
 };
 
 using CtlCommand = std::variant<CtlOptions, PrintText>;

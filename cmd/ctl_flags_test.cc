@@ -22,6 +22,7 @@ class VerbTest : public testing::TestWithParam<std::pair<std::string, CtlVerb>> 
 TEST_P(VerbTest, IsKnownAndExplained) {
   Args args = {GetParam().first};
   if (GetParam().second == CtlVerb::kCreate) args.push_back("--config=vm.json");
+  if (GetParam().second == CtlVerb::kThrottle) args.push_back("disk0");
   EXPECT_EQ(Parse(args).verb, GetParam().second);
   const std::string help = std::get<PrintText>(*ParseCtlArgs({"--help"}, "")).text;
   EXPECT_THAT(help, HasSubstr("\n  " + GetParam().first));
@@ -34,6 +35,7 @@ INSTANTIATE_TEST_SUITE_P(
                     std::pair("shutdown", CtlVerb::kShutdown), std::pair("reset", CtlVerb::kReset),
                     std::pair("stop", CtlVerb::kStop), std::pair("stats", CtlVerb::kStats),
                     std::pair("events", CtlVerb::kEvents), std::pair("console", CtlVerb::kConsole),
+                    std::pair("throttle", CtlVerb::kThrottle),
                     std::pair("version", CtlVerb::kVersion)),
     [](const auto& info) { return std::string(info.param.first); });
 
@@ -54,6 +56,11 @@ TEST(CtlArgs, FlagsReachTheirFields) {
   const CtlOptions events = Parse({"events", "--after", "7", "--until", "stopped"});
   EXPECT_EQ(events.after, 7u);
   EXPECT_EQ(events.until_state, v1::STOPPED);
+  const CtlOptions throttle = Parse({"throttle", "disk1", "bps-read=1M,iops-write=50"});
+  EXPECT_EQ(throttle.disk, "disk1");
+  EXPECT_EQ(throttle.throttle.bytes_read.per_second, uint64_t{1} << 20);
+  EXPECT_EQ(throttle.throttle.ops_write.per_second, 50u);
+  EXPECT_EQ(Parse({"throttle", "disk1"}).throttle, DiskThrottle());
   const CtlOptions console = Parse({"console", "--escape=^a", "--until", "login:", "--until-eof"});
   EXPECT_EQ(console.escape_key, 1);
   EXPECT_EQ(console.until_text, "login:");
@@ -89,6 +96,12 @@ INSTANTIATE_TEST_SUITE_P(
           {"--api=unix:a", "info", "--wait"},
           "--wait: not for `vireoctl info`"},
          {"Stray", {"--api=unix:a", "boot", "now"}, "now: not expected after `vireoctl boot`"},
+         {"ThrottleOfNoDisk",
+          {"--api=unix:a", "throttle"},
+          "throttle: no disk; `vireoctl throttle` needs its id"},
+         {"BadLimit",
+          {"--api=unix:a", "throttle", "disk0", "iops-read-max=5"},
+          "throttle: iops-read: a burst of 5 a second needs a limit to go beyond"},
          {"NoConfig",
           {"--api=unix:a", "create"},
           "--config: missing; `vireoctl create` needs --config FILE"},

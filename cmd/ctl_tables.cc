@@ -152,12 +152,13 @@ std::string StatsTable(const v1::VmStats& stats) {
     absl::StrAppend(&text, "\n", Table(rows, ""));
   }
   if (stats.disks_size() > 0) {
-    rows = {{"DISK", "READS", "READ", "WRITES", "WRITTEN", "FLUSHES", "DISCARDS", "ERRORS"}};
+    rows = {{"DISK", "READS", "READ", "WRITES", "WRITTEN", "FLUSHES", "DISCARDS", "ERRORS",
+             "THROTTLED"}};
     for (const v1::DiskStats& disk : stats.disks()) {
       rows.push_back({disk.id(), absl::StrCat(disk.read_ops()), HumanBytes(disk.read_bytes()),
                       absl::StrCat(disk.write_ops()), HumanBytes(disk.write_bytes()),
                       absl::StrCat(disk.flush_ops()), absl::StrCat(disk.discard_ops()),
-                      absl::StrCat(disk.errors())});
+                      absl::StrCat(disk.errors()), absl::StrCat(disk.throttled_ops())});
     }
     absl::StrAppend(&text, "\n", Table(rows, ""));
   }

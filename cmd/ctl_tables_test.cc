@@ -125,8 +125,8 @@ TEST_F(CtlTables, Stats) {
             "VCPU  CPU TIME  EXITS\n"
             "0     1.00 s    1234\n"
             "\n"
-            "DISK   READS  READ    WRITES  WRITTEN  FLUSHES  DISCARDS  ERRORS\n"
-            "disk0  10     40 KiB  2       1023 B   1        0         0\n"
+            "DISK   READS  READ    WRITES  WRITTEN  FLUSHES  DISCARDS  ERRORS  THROTTLED\n"
+            "disk0  10     40 KiB  2       1023 B   1        0         0       0\n"
             "\n"
             "NIC   RX PACKETS  RX     RX DROPPED  TX PACKETS  TX     TX DROPPED\n"
             "nic0  3           180 B  0           4           2 KiB  0\n");

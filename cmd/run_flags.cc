@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "cmd/flag_scanner.h"
 #include "cmd/flag_values.h"
+#include "cmd/throttle_flags.h"
 
 namespace vireo {
 namespace {
@@ -48,6 +49,19 @@ The machine (values may carry K, M, G, T; a comma within a value is written twic
       id=NAME              default disk0, disk1, ...
       slot=N               PCI slot 1 to 30; default: the next free one
       loop=NAME            the io loop that serves it; default: the common one
+      key-file=FILE        holds, byte for byte, the passphrase of an encrypted image
+      rerror=report|stop|ignore
+                           what becomes of a read that the host fails; default report. stop: the
+                           machine is paused with an event, and resume tries again
+      werror=enospc|report|stop|ignore
+                           of a write; default enospc: stop when the host is full, else report
+      throttle.bps-total=N, .bps-read, .bps-write, .iops-total, .iops-read, .iops-write
+                           bytes or requests a second
+      throttle.LIMIT-max=N, throttle.LIMIT-max-length=SECONDS
+                           what a burst may reach, and for how long after a rest (default 1)
+      throttle.iops-size=SIZE
+                           a request counts once for each SIZE bytes
+      throttle.group=NAME  disks of one name share the limits, stated alike for each
   --net KEY=VALUE,...    a virtio network card; may be repeated
       tap=NAME             interface to make, at most 15 bytes
       bridge=NAME          existing bridge that it joins
@@ -187,15 +201,32 @@ absl::Status ParseMemory(const std::string& text, VmConfig* config) {
   });
 }
 
+absl::Status TakeErrorPolicy(const Values& values, const std::string& key, OnDiskError* slot) {
+  return TakeParsed(values, key, slot, [](const std::string& value) {
+    return ParseWord<OnDiskError>(value, {{"report", OnDiskError::kReport},
+                                          {"stop", OnDiskError::kStop},
+                                          {"enospc", OnDiskError::kStopOnNoSpace},
+                                          {"ignore", OnDiskError::kIgnore}});
+  });
+}
+
 absl::StatusOr<DiskConfig> ParseDisk(const std::string& text) {
-  ASSIGN_OR_RETURN(const Values values,
-                   ParseKeyValues(text, {"path", "format", "readonly", "direct", "write-cache",
-                                         "serial", "id", "slot", "loop"}));
+  const std::vector<std::string> limits = ThrottleKeys("throttle.");
+  std::vector<absl::string_view> known = {
+      "path", "format", "readonly", "direct", "write-cache", "serial",        "id",
+      "slot", "loop",   "key-file", "rerror", "werror",      "throttle.group"};
+  known.insert(known.end(), limits.begin(), limits.end());
+  ASSIGN_OR_RETURN(const Values values, ParseKeyValues(text, known));
   DiskConfig disk;
   Take(values, "path", &disk.path);
   Take(values, "serial", &disk.serial);
   Take(values, "id", &disk.id);
   Take(values, "loop", &disk.loop);
+  Take(values, "key-file", &disk.key_file);
+  Take(values, "throttle.group", &disk.throttle.group);
+  RETURN_IF_ERROR(TakeThrottle(values, "throttle.", &disk.throttle));
+  RETURN_IF_ERROR(TakeErrorPolicy(values, "rerror", &disk.on_read_error));
+  RETURN_IF_ERROR(TakeErrorPolicy(values, "werror", &disk.on_write_error));
   RETURN_IF_ERROR(TakeParsed(values, "format", &disk.format, [](const std::string& value) {
     return ParseWord<DiskFormat>(value, {{"raw", DiskFormat::kRaw}, {"qcow2", DiskFormat::kQcow2}});
   }));

@@ -126,6 +126,24 @@ TEST(VireoArgs, EveryOtherFlagReachesItsField) {
   EXPECT_EQ(run.log_level, LogLevel::kWarning);
 }
 
+TEST(VireoArgs, DisksHaveKeysLimitsAndPolicies) {
+  const RunOptions run =
+      RunLine({"--disk",
+               "path=a,format=qcow2,key-file=/run/key,rerror=stop,werror=report,"
+               "throttle.bps-total=10M,throttle.bps-total-max=20M,"
+               "throttle.bps-total-max-length=5,throttle.iops-read=100,throttle.iops-size=64K,"
+               "throttle.group=g"});
+  const DiskConfig& disk = run.config.disks.at(0);
+  EXPECT_EQ(disk.key_file, "/run/key");
+  EXPECT_EQ(disk.on_read_error, OnDiskError::kStop);
+  EXPECT_EQ(disk.on_write_error, OnDiskError::kReport);
+  EXPECT_EQ(disk.throttle.bytes_total,
+            (RateLimit{.per_second = 10 << 20, .burst = 20 << 20, .burst_seconds = 5}));
+  EXPECT_EQ(disk.throttle.ops_read, RateLimit{.per_second = 100});
+  EXPECT_EQ(disk.throttle.op_bytes, 64u << 10);
+  EXPECT_EQ(disk.throttle.group, "g");
+}
+
 TEST(VireoArgs, CpuMayAddFeaturesToTheModelOfCpus) {
   const RunOptions run = RunLine({"--cpus", "2,model=x86-64-v2", "--cpu", "+pcid"});
   EXPECT_EQ(run.config.cpus.model, "x86-64-v2");
@@ -238,7 +256,14 @@ INSTANTIATE_TEST_SUITE_P(
         {"NoPath", RunWith({"--disk", "format=raw"}), "--disk: path= is missing"},
         {"UnknownDiskKey", RunWith({"--disk", "path=a,format=raw,cache=none"}),
          "--disk: key \"cache\" is not known; use path, format, readonly, direct, write-cache, "
-         "serial, id, slot, loop"},
+         "serial, id, slot, loop, key-file, rerror, werror, throttle.group, "
+         "throttle.bps-total, throttle.bps-total-max, throttle.bps-total-max-length, "
+         "throttle.bps-read, throttle.bps-read-max, throttle.bps-read-max-length, "
+         "throttle.bps-write, throttle.bps-write-max, throttle.bps-write-max-length, "
+         "throttle.iops-total, throttle.iops-total-max, throttle.iops-total-max-length, "
+         "throttle.iops-read, throttle.iops-read-max, throttle.iops-read-max-length, "
+         "throttle.iops-write, throttle.iops-write-max, throttle.iops-write-max-length, "
+         "throttle.iops-size"},
         {"BadSwitch", RunWith({"--disk", "path=a,format=raw,readonly=yes"}),
          "--disk: readonly: \"yes\" is not known; use on or off"},
         {"BadSlot", RunWith({"--disk", "path=a,format=raw,slot=256"}),

@@ -6,10 +6,30 @@
 #include "absl/strings/str_format.h"
 #include "base/status.h"
 #include "devices/virtio/block.h"
+#include "storage/crypto/secret_file.h"
 #include "storage/open_image.h"
+#include "storage/throttled_backend.h"
+#include "vmm/disk_throttle.h"
 #include "vmm/machine_builder.h"
 
 namespace vireo {
+namespace {
+
+virtio::ErrorPolicy PolicyOf(OnDiskError on_error) {
+  switch (on_error) {
+    case OnDiskError::kReport:
+      return virtio::ErrorPolicy::kReport;
+    case OnDiskError::kStop:
+      return virtio::ErrorPolicy::kStop;
+    case OnDiskError::kStopOnNoSpace:
+      return virtio::ErrorPolicy::kStopOnNoSpace;
+    case OnDiskError::kIgnore:
+      break;
+  }
+  return virtio::ErrorPolicy::kIgnore;
+}
+
+}  // namespace
 
 Task<absl::Status> MachineBuilder::OpenDisk(EventLoop& loop, const DiskConfig& config,
                                             std::unique_ptr<BlockBackend>* backend) {
@@ -25,16 +45,35 @@ Task<absl::Status> MachineBuilder::OpenDisk(EventLoop& loop, const DiskConfig& c
     }
   }
   image_files_.emplace_back(*identity, config.id);
+  std::shared_ptr<const Secret> passphrase;
+  if (!config.key_file.empty()) {
+    Opener* const opener = &m_.opener_;
+    auto read = [opener, path = config.key_file]() { return ReadSecretFile(*opener, path); };
+    auto reading = loop.OffloadBlocking(std::move(read));
+    absl::StatusOr<Secret> secret = co_await std::move(reading);
+    if (!secret.ok()) co_return secret.status();
+    passphrase = std::make_shared<const Secret>(*std::move(secret));
+  }
   const ImageOptions options = {
       .path = config.path,
       .format = config.format == DiskFormat::kQcow2 ? ImageFormat::kQcow2 : ImageFormat::kRaw,
       .read_only = config.read_only,
-      .direct = config.direct};
+      .direct = config.direct,
+      .passphrase = std::move(passphrase)};
   absl::StatusOr<std::unique_ptr<BlockBackend>> opened =
       co_await OpenImage(loop, m_.opener_, options);
   if (!opened.ok()) co_return opened.status();
   *backend = *std::move(opened);
   co_return absl::OkStatus();
+}
+
+std::shared_ptr<ThrottleGroup> MachineBuilder::FindThrottle(const DiskThrottle& throttle) {
+  for (const Machine::Disk& disk : m_.disks_) {
+    if (!throttle.group.empty() && disk.config.throttle.group == throttle.group) {
+      return disk.throttle;
+    }
+  }
+  return std::make_shared<ThrottleGroup>(ThrottleLimitsOf(throttle));
 }
 
 Task<absl::Status> MachineBuilder::AttachDisk(size_t index) {
@@ -47,11 +86,34 @@ Task<absl::Status> MachineBuilder::AttachDisk(size_t index) {
   const absl::Status opened = co_await loop->Call(m_.control_, std::move(open));
   if (!opened.ok()) co_return opened;
   const uint64_t size_bytes = backend->geometry().size_bytes;
-  auto device = std::make_unique<virtio::VirtioBlock>(
-      loop->loop(), *m_.memory_, std::move(backend),
-      virtio::VirtioBlock::Options{.serial = config.serial, .write_cache = config.write_cache});
-  m_.disks_.push_back(
-      {.config = config, .size_bytes = size_bytes, .device = device.get(), .loop = loop});
+  const std::shared_ptr<ThrottleGroup> throttle = FindThrottle(config.throttle);
+  auto throttled =
+      std::make_unique<ThrottledBackend>(loop->loop(), std::move(backend), throttle,
+                                         std::make_unique<HostThrottleClock>(loop->loop()));
+  ThrottledBackend* const throttled_pointer = throttled.get();
+  GuestEvents* const events = &m_.events_;
+  virtio::VirtioBlock::Options options = {
+      .serial = config.serial,
+      .write_cache = config.write_cache,
+      .on_read_error = PolicyOf(config.on_read_error),
+      .on_write_error = PolicyOf(config.on_write_error),
+      .on_stop = [events, id = config.id, path = config.path](const virtio::BlockError& error) {
+        events->OnDiskFailed({.disk = id,
+                              .path = path,
+                              .write = error.write,
+                              .offset = error.offset,
+                              .host_errno = StatusErrno(error.status),
+                              .no_space = error.no_space(),
+                              .message = std::string(error.status.message())});
+      }};
+  auto device = std::make_unique<virtio::VirtioBlock>(loop->loop(), *m_.memory_,
+                                                      std::move(throttled), std::move(options));
+  m_.disks_.push_back({.config = config,
+                       .size_bytes = size_bytes,
+                       .device = device.get(),
+                       .loop = loop,
+                       .throttled = throttled_pointer,
+                       .throttle = throttle});
   NewFunction f = {.id = config.id, .kind = "virtio-blk", .loop = loop, .slot = config.slot};
   f.device = std::move(device);
   co_return AddFunction(std::move(f));

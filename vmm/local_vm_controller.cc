@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/log.h"
@@ -97,6 +98,14 @@ void LocalVmController::Shutdown(Done done) {
 void LocalVmController::Reset(Done done) { Enqueue(&LocalVmController::DoReset, std::move(done)); }
 void LocalVmController::Stop(Done done) { Enqueue(&LocalVmController::DoStop, std::move(done)); }
 
+void LocalVmController::SetDiskThrottle(std::string disk, DiskThrottle throttle, Done done) {
+  loop_.Post([this, disk = std::move(disk), throttle = std::move(throttle),
+              done = std::move(done)]() mutable {
+    operations_->Spawn(
+        PerformSetDiskThrottle(std::move(disk), std::move(throttle), std::move(done)));
+  });
+}
+
 VmDescription LocalVmController::Describe() const {
   MutexLock lock(mutex_);
   VmDescription description = description_;
@@ -157,6 +166,36 @@ void LocalVmController::OnGuestPanicHandled() {
   });
 }
 
+void LocalVmController::OnDiskFailed(DiskError error) {
+  loop_.Post([this, error = std::move(error)]() mutable {
+    operations_->Spawn(AnswerDiskError(std::move(error)));
+  });
+}
+
+Task<void> LocalVmController::AnswerDiskError(DiskError error) {
+  AsyncMutex::Guard guard = co_await one_at_a_time_.Lock();
+  // A pause and a resume may have come first, and the second try gone well.
+  if (machine_ == nullptr || !machine_->KeepsFailedRequests()) co_return;
+  std::string detail = absl::StrFormat(
+      "%s (%s): a %s at byte %d failed: %s; %s", error.disk, error.path,
+      error.write ? "write" : "read", error.offset, error.message,
+      error.no_space ? "make room and resume the machine" : "resume the machine to try again");
+  LogError("%s", detail);
+  VmEvent event = {.kind = VmEventKind::kDiskError, .cause = VmCause::kDiskError};
+  event.detail = detail;
+  event.disk_error = std::move(error);
+  const VmState before = state();
+  if (before == VmState::kRunning) {
+    const absl::Status paused =
+        co_await machine_->Pause(absl::Milliseconds(options_.drain_limit_ms));
+    // Its vCPUs stand still all the same.
+    if (!paused.ok()) LogError("pause after a disk error: %s", paused.message());
+  }
+  event.state = before == VmState::kRunning ? VmState::kPaused : before;
+  events_.Add(std::move(event));
+  if (before == VmState::kRunning) SetState(VmState::kPaused, VmCause::kDiskError, detail);
+}
+
 void LocalVmController::OnDeviceNeedsReset(std::string id) {
   loop_.Post([this, id = std::move(id)] {
     Emit(VmEventKind::kDeviceNeedsReset, VmCause::kNone,
@@ -207,6 +246,29 @@ Task<void> LocalVmController::Perform(Operation operation, Done done) {
   AsyncMutex::Guard guard = co_await one_at_a_time_.Lock();
   absl::Status status = co_await (this->*operation)();
   done(std::move(status));
+}
+
+Task<void> LocalVmController::PerformSetDiskThrottle(std::string disk, DiskThrottle throttle,
+                                                     Done done) {
+  AsyncMutex::Guard guard = co_await one_at_a_time_.Lock();
+  done(ApplyDiskThrottle(disk, std::move(throttle)));
+}
+
+absl::Status LocalVmController::ApplyDiskThrottle(const std::string& disk, DiskThrottle throttle) {
+  if (machine_ == nullptr) return absl::FailedPreconditionError("there is no machine");
+  RETURN_IF_ERROR(ValidateThrottle(throttle));
+  RETURN_IF_ERROR(machine_->SetDiskThrottle(disk, throttle));
+  MutexLock lock(mutex_);
+  std::string group;
+  for (const DiskConfig& config : description_.config.disks) {
+    if (config.id == disk) group = config.throttle.group;
+  }
+  for (DiskConfig& config : description_.config.disks) {
+    if (config.id != disk && (group.empty() || config.throttle.group != group)) continue;
+    config.throttle = throttle;
+    config.throttle.group = group;
+  }
+  return absl::OkStatus();
 }
 
 Task<void> LocalVmController::PerformCreate(VmConfig config, Done done) {

@@ -57,6 +57,8 @@ class LocalVmController final : public VmController, private GuestEvents {
   void Reset(Done done) override;
   void Stop(Done done) override;
 
+  void SetDiskThrottle(std::string disk, DiskThrottle throttle, Done done) override;
+
   VmDescription Describe() const override;
   VmStats Stats() const override;
 
@@ -73,12 +75,15 @@ class LocalVmController final : public VmController, private GuestEvents {
 
   void OnGuestEnded(VmCause cause, std::string detail) override;
   void OnGuestPanicHandled() override;
+  void OnDiskFailed(DiskError error) override;
   void OnDeviceNeedsReset(std::string id) override;
 
   // Everything below runs on the control loop, one operation at a time.
   void Enqueue(Operation operation, Done done);
   Task<void> Perform(Operation operation, Done done);
   Task<void> PerformCreate(VmConfig config, Done done);
+  Task<void> PerformSetDiskThrottle(std::string disk, DiskThrottle throttle, Done done);
+  absl::Status ApplyDiskThrottle(const std::string& disk, DiskThrottle throttle);
   Task<absl::Status> DoCreate(VmConfig config);
   absl::StatusOr<std::shared_ptr<ConsoleFile>> OpenConsoleFile(const VmConfig& config);
   Task<absl::Status> DoBoot();
@@ -87,6 +92,7 @@ class LocalVmController final : public VmController, private GuestEvents {
   Task<absl::Status> DoShutdown();
   Task<absl::Status> DoReset();
   Task<absl::Status> DoStop();
+  Task<void> AnswerDiskError(DiskError error);
   Task<void> AnswerGuestEnd(uint64_t run, VmCause cause, std::string detail);
   Task<absl::Status> RestartGuest(VmCause cause, std::string detail);
   Task<absl::Status> CloseMachine(VmCause cause, std::string detail);

@@ -1,5 +1,6 @@
 #include "vmm/machine.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "net/mac_address.h"
+#include "vmm/disk_throttle.h"
 #include "vmm/x86/acpi.h"
 #include "vmm/x86/boot_registers.h"
 #include "vmm/x86/load_kernel.h"
@@ -250,6 +252,20 @@ Task<absl::Status> Machine::Close(absl::Duration limit) {
   co_return first_failure;
 }
 
+bool Machine::KeepsFailedRequests() const {
+  return std::any_of(disks_.begin(), disks_.end(),
+                     [](const Disk& disk) { return disk.device->kept_requests() > 0; });
+}
+
+absl::Status Machine::SetDiskThrottle(const std::string& id, const DiskThrottle& throttle) {
+  for (const Disk& disk : disks_) {
+    if (disk.config.id != id) continue;
+    disk.throttle->SetLimits(ThrottleLimitsOf(throttle));
+    return absl::OkStatus();
+  }
+  return absl::NotFoundError(absl::StrFormat("disk: there is no disk \"%s\"", id));
+}
+
 // --- Any thread. ---
 
 void Machine::PressPowerButton() { pm_->PressPowerButton(); }
@@ -308,7 +324,8 @@ void Machine::Stats(VmStats* stats) const {
                             .write_bytes = s.write_bytes,
                             .flush_ops = s.flush_ops,
                             .discard_ops = s.discard_ops,
-                            .errors = s.errors});
+                            .errors = s.errors,
+                            .throttled_ops = disk.throttled->throttled_requests()});
   }
   for (const Nic& nic : nics_) {
     const virtio::NetStats s = nic.device->stats();

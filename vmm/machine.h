@@ -36,6 +36,8 @@
 #include "devices/virtio/block.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/pci_transport.h"
+#include "storage/throttle_group.h"
+#include "storage/throttled_backend.h"
 #include "vmm/console_buffer.h"
 #include "vmm/console_input.h"
 #include "vmm/kvm/system.h"
@@ -60,6 +62,8 @@ class GuestEvents {
   virtual void OnGuestEnded(VmCause cause, std::string detail) = 0;
   // The guest loads a crash kernel, and goes on.
   virtual void OnGuestPanicHandled() = 0;
+  // A request of a disk failed, and is kept until the machine has been paused and resumed.
+  virtual void OnDiskFailed(DiskError error) = 0;
   // A driver of the guest broke a ring of device `id`, which waits to be reset.
   virtual void OnDeviceNeedsReset(std::string id) = 0;
 };
@@ -98,6 +102,12 @@ class Machine final : private VcpuThreads::Events {
   // hangs: the process must then exit without destroying the machine.
   Task<absl::Status> Close(absl::Duration limit);
 
+  // Requests of a disk have failed and wait for the machine to go on.
+  bool KeepsFailedRequests() const;
+
+  // New limits for the disk and those of its group. NOT_FOUND.
+  absl::Status SetDiskThrottle(const std::string& id, const DiskThrottle& throttle);
+
   // Any thread.
   void PressPowerButton();
   size_t WriteConsole(std::string_view bytes);
@@ -119,6 +129,8 @@ class Machine final : private VcpuThreads::Events {
     uint64_t size_bytes;
     virtio::VirtioBlock* device;
     LoopThread* loop;
+    ThrottledBackend* throttled;  // Inside `device`.
+    std::shared_ptr<ThrottleGroup> throttle;
   };
   struct Nic {
     NicConfig config;

@@ -47,6 +47,8 @@ class MachineBuilder {
   Task<absl::Status> AttachDisk(size_t index);
   Task<absl::Status> OpenDisk(EventLoop& loop, const DiskConfig& config,
                               std::unique_ptr<BlockBackend>* backend);
+  // The group that is named, as the first disk of it made it; one of its own without a name.
+  std::shared_ptr<ThrottleGroup> FindThrottle(const DiskThrottle& throttle);
   Task<absl::Status> AttachNic(size_t index);
   absl::Status AttachRng();
   absl::Status AddFunction(NewFunction function);

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "vmm/disk_throttle.h"
 
 namespace vireo {
 namespace {
@@ -128,6 +129,32 @@ absl::Status ValidateDisk(absl::string_view field, const DiskConfig& disk) {
                    absl::StrFormat("\"%s\" has %d bytes; a guest sees at most %d", disk.serial,
                                    disk.serial.size(), kMaxSerialBytes));
   }
+  if (!disk.key_file.empty() && disk.format != DiskFormat::kQcow2) {
+    return Invalid(absl::StrCat(field, ".key_file"), "only qcow2 images are encrypted");
+  }
+  if (disk.on_read_error == OnDiskError::kStopOnNoSpace) {
+    return Invalid(absl::StrCat(field, ".on_read_error"),
+                   "reading needs no space; use report, stop or ignore");
+  }
+  if (const absl::Status throttle = ValidateThrottle(disk.throttle); !throttle.ok()) {
+    return Invalid(absl::StrCat(field, ".throttle"), std::string(throttle.message()));
+  }
+  return absl::OkStatus();
+}
+
+// Limits that a group's disks share are stated alike.
+absl::Status ValidateThrottleGroups(const std::vector<DiskConfig>& disks) {
+  for (size_t i = 0; i < disks.size(); ++i) {
+    if (disks[i].throttle.group.empty()) continue;
+    for (size_t j = 0; j < i; ++j) {
+      if (disks[j].throttle.group != disks[i].throttle.group) continue;
+      if (disks[j].throttle == disks[i].throttle) continue;
+      return Invalid(
+          absl::StrFormat("disks[%d].throttle", i),
+          absl::StrFormat("disks[%d] has other limits for the group \"%s\"; state them alike", j,
+                          disks[i].throttle.group));
+    }
+  }
   return absl::OkStatus();
 }
 
@@ -208,6 +235,10 @@ absl::Status ValidateSlotsAndIds(const VmConfig& config) {
 
 }  // namespace
 
+absl::Status ValidateThrottle(const DiskThrottle& throttle) {
+  return ValidateThrottle(ThrottleLimitsOf(throttle));
+}
+
 void Complete(VmConfig* config) {
   if (config->uuid.empty()) config->uuid = RandomUuid();
   if (config->name.empty()) config->name = config->uuid;
@@ -267,6 +298,7 @@ absl::Status Validate(const VmConfig& config) {
       }
     }
   }
+  if (absl::Status status = ValidateThrottleGroups(config.disks); !status.ok()) return status;
   std::set<std::string> taps;
   for (size_t i = 0; i < config.nics.size(); ++i) {
     const NicConfig& nic = config.nics[i];

@@ -50,6 +50,36 @@ struct BootConfig {
   bool operator==(const BootConfig&) const = default;
 };
 
+// Bytes or operations.
+struct RateLimit {
+  uint64_t per_second = 0;     // 0: no limit.
+  uint64_t burst = 0;          // Per second, while a burst lasts; 0: no bursts.
+  uint32_t burst_seconds = 1;  // How long a burst can last after a rest.
+
+  bool operator==(const RateLimit&) const = default;
+};
+
+struct DiskThrottle {
+  RateLimit bytes_total;  // Not together with the next two; so with operations.
+  RateLimit bytes_read;
+  RateLimit bytes_write;
+  RateLimit ops_total;
+  RateLimit ops_read;
+  RateLimit ops_write;
+  uint64_t op_bytes = 0;  // A request counts once for each that many bytes; 0: once.
+  std::string group;      // Disks of one name share the limits, which are equal; empty: its own.
+
+  bool operator==(const DiskThrottle&) const = default;
+};
+
+// What becomes of a request that the host fails.
+enum class OnDiskError {
+  kReport,         // The guest is told.
+  kStop,           // The machine is paused; Resume tries again.
+  kStopOnNoSpace,  // As kStop when the host is full, else as kReport. Of writes.
+  kIgnore,         // The guest is told that all went well.
+};
+
 struct DiskConfig {
   std::string id;    // Unique among the devices; empty: "disk0", "disk1", ...
   std::string path;  // Path or fd:N.
@@ -60,6 +90,10 @@ struct DiskConfig {
   std::string serial;           // At most 20 bytes; empty: `id`.
   std::string loop;             // Name of the io loop that serves it; empty: the default one.
   std::optional<uint8_t> slot;  // PCI slot on bus 0, 1..30; none: the next free one.
+  std::string key_file;         // Holds the passphrase of an encrypted image; empty: it is not.
+  DiskThrottle throttle;
+  OnDiskError on_read_error = OnDiskError::kReport;
+  OnDiskError on_write_error = OnDiskError::kStopOnNoSpace;
 
   bool operator==(const DiskConfig&) const = default;
 };
@@ -104,6 +138,9 @@ struct VmConfig {
 
   bool operator==(const VmConfig&) const = default;
 };
+
+// INVALID_ARGUMENT, naming the limit as command lines do: "iops-read: a burst of ...".
+absl::Status ValidateThrottle(const DiskThrottle& throttle);
 
 // Fills what may be left out (ids, serials, max values, uuid, MAC addresses). Call before
 // Validate().

@@ -89,6 +89,26 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"NoKernel", [](VmConfig& c) { c.boot.kernel.clear(); }, "boot.kernel: missing"},
         BadConfig{"NoFormat", [](VmConfig& c) { c.disks[0].format = DiskFormat::kUnspecified; },
                   "disks[0].format: not stated for /a.qcow2"},
+        BadConfig{"KeyOfARawDisk",
+                  [](VmConfig& c) {
+                    c.disks[0].format = DiskFormat::kRaw;
+                    c.disks[0].key_file = "/key";
+                  },
+                  "disks[0].key_file"},
+        BadConfig{"ReadingNeedsNoSpace",
+                  [](VmConfig& c) { c.disks[0].on_read_error = OnDiskError::kStopOnNoSpace; },
+                  "disks[0].on_read_error"},
+        BadConfig{"Throttle", [](VmConfig& c) { c.disks[0].throttle.ops_read.burst = 5; },
+                  "disks[0].throttle: iops-read"},
+        BadConfig{"ThrottleGroupOfTwoMinds",
+                  [](VmConfig& c) {
+                    c.disks[0].throttle = {.ops_read = {.per_second = 5}, .group = "g"};
+                    c.disks.push_back(c.disks[0]);
+                    c.disks[1].id = "other";
+                    c.disks[1].path = "/b.qcow2";
+                    c.disks[1].throttle.ops_read.per_second = 6;
+                  },
+                  "disks[1].throttle: disks[0] has other limits"},
         BadConfig{"SameDiskTwice",
                   [](VmConfig& c) {
                     c.disks.push_back(c.disks[0]);

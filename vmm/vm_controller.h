@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,6 +36,7 @@ enum class VmCause {
   kStopRequested,   // Stop().
   kResetRequested,  // Reset().
   kInternalError,   // KVM gave up on a vCPU, or the host failed.
+  kDiskError,       // The host failed a request, and the disk's policy is to stop.
 };
 
 struct DeviceDescription {
@@ -87,6 +89,7 @@ struct DiskStats {
   std::string id;
   uint64_t read_ops = 0, read_bytes = 0, write_ops = 0, write_bytes = 0;
   uint64_t flush_ops = 0, discard_ops = 0, errors = 0;
+  uint64_t throttled_ops = 0;  // Requests that had to wait for their turn.
 };
 
 struct NicStats {
@@ -112,6 +115,18 @@ enum class VmEventKind {
   kCrashed,            // Triple fault, panic or internal error; `cause` says which.
   kShutdownRequested,  // The power button was pressed for the guest.
   kDeviceNeedsReset,
+  kDiskError,  // The machine is paused for it; Resume tries again.
+};
+
+// A request that the host failed.
+struct DiskError {
+  std::string disk;  // The disk's id.
+  std::string path;  // Of its image.
+  bool write = false;
+  uint64_t offset = 0;    // Bytes, on the disk.
+  int host_errno = 0;     // 0: the image itself is at fault.
+  bool no_space = false;  // The host is full.
+  std::string message;
 };
 
 struct VmEvent {
@@ -121,6 +136,7 @@ struct VmEvent {
   VmState state = VmState::kEmpty;  // After the event.
   VmCause cause = VmCause::kNone;
   std::string detail;
+  std::optional<DiskError> disk_error;  // Of kDiskError.
 };
 
 // What a reader of the console or of events gets. Called on a thread of the machine, in order,
@@ -161,6 +177,10 @@ class VmController {
   // stopped. DEADLINE_EXCEEDED naming what hangs, when draining did not end in time; the process
   // then exits.
   virtual void Stop(Done done) = 0;
+
+  // New limits for a disk and those that share its group, whose name stays. NOT_FOUND when there is
+  // no such disk; INVALID_ARGUMENT.
+  virtual void SetDiskThrottle(std::string disk, DiskThrottle throttle, Done done) = 0;
 
   virtual VmDescription Describe() const = 0;
   virtual VmStats Stats() const = 0;

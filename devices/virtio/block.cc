@@ -1,11 +1,14 @@
 #include "devices/virtio/block.h"
 
+#include <errno.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_format.h"
 #include "base/check.h"
 #include "base/iovecs.h"
 #include "base/status.h"
@@ -19,11 +22,20 @@ constexpr int kChainsPerTurn = 128;
 // Largest buffer of one descriptor that drivers are asked to use; longer ones work, too.
 constexpr uint32_t kSizeMax = 1 << 24;
 
+bool Stops(ErrorPolicy policy, bool no_space) {
+  return policy == ErrorPolicy::kStop || (policy == ErrorPolicy::kStopOnNoSpace && no_space);
+}
+
 void Count(std::atomic<uint64_t>& counter, uint64_t amount = 1) {
   counter.fetch_add(amount, std::memory_order_relaxed);
 }
 
 }  // namespace
+
+bool BlockError::no_space() const {
+  const int error = StatusErrno(status);
+  return error == ENOSPC || error == EDQUOT || (error == 0 && absl::IsResourceExhausted(status));
+}
 
 VirtioBlock::VirtioBlock(EventLoop& loop, GuestMemory& memory,
                          std::unique_ptr<BlockBackend> backend, Options options)
@@ -101,13 +113,75 @@ void VirtioBlock::OnActivate() {
   if (has_feature(kBlkFeatureConfigWce) && !has_feature(kBlkFeatureFlush)) writeback_ = false;
 }
 
-void VirtioBlock::OnReset() { writeback_ = options_.write_cache; }
+void VirtioBlock::OnReset() {
+  writeback_ = options_.write_cache;
+  ForgetKept([](const KeptRequest&) { return true; });
+}
 
-void VirtioBlock::SaveDevice(StateWriter& writer) const { writer.Bool(writeback_); }
+void VirtioBlock::OnQueueReset(uint16_t index) {
+  ForgetKept([index](const KeptRequest& kept) { return kept.queue == index; });
+}
+
+uint16_t VirtioBlock::held_chains(uint16_t index) const {
+  return static_cast<uint16_t>(
+      std::count_if(kept_.begin(), kept_.end(),
+                    [index](const KeptRequest& kept) { return kept.queue == index; }));
+}
+
+void VirtioBlock::SaveDevice(StateWriter& writer) const {
+  writer.Bool(writeback_);
+  writer.U32(static_cast<uint32_t>(kept_.size()));
+  for (const KeptRequest& kept : kept_) {
+    writer.U16(kept.queue);
+    writer.U16(kept.head);
+  }
+}
 
 absl::Status VirtioBlock::RestoreDevice(StateReader& reader) {
   writeback_ = reader.Bool();
+  const uint32_t count = reader.U32();
+  if (count > uint32_t{options_.queues} * options_.queue_size) {
+    return absl::DataLossError(absl::StrFormat("%s: the state keeps %d requests", name(), count));
+  }
+  kept_.clear();
+  for (uint32_t i = 0; i < count; ++i) {
+    KeptRequest kept = {.queue = reader.U16(), .head = reader.U16(), .order = next_order_++};
+    if (kept.head >= options_.queue_size) {
+      return absl::DataLossError(
+          absl::StrFormat("%s: the state keeps a request at descriptor %d", name(), kept.head));
+    }
+    kept_.push_back(kept);
+  }
+  kept_count_.store(kept_.size(), std::memory_order_release);
   return reader.status();
+}
+
+void VirtioBlock::ForgetKept(std::function<bool(const KeptRequest&)> which) {
+  std::erase_if(kept_, which);
+  kept_count_.store(kept_.size(), std::memory_order_release);
+}
+
+void VirtioBlock::Keep(const KeptRequest& kept, const BlockError& error) {
+  const auto after = [&kept](const KeptRequest& other) { return other.order > kept.order; };
+  kept_.insert(std::find_if(kept_.begin(), kept_.end(), after), kept);
+  kept_count_.store(kept_.size(), std::memory_order_release);
+  if (std::exchange(stop_asked_, true) || !options_.on_stop) return;
+  options_.on_stop(error);
+}
+
+void VirtioBlock::RetryKept(ActiveQueue& queue) {
+  stop_asked_ = false;
+  std::vector<KeptRequest> mine;
+  for (const KeptRequest& kept : kept_) {
+    if (kept.queue == queue.index) mine.push_back(kept);
+  }
+  OnQueueReset(queue.index);
+  for (const KeptRequest& kept : mine) {
+    // The driver has had no time to touch it; if it did, the ring is broken.
+    std::optional<DescriptorChain> chain = queue.ring.TakeAgain(kept.head);
+    if (!chain.has_value()) return;
+    queue.scope->Spawn(ServeRequest(queue, *std::move(chain), kept.order));
+  }
 }
 
 bool VirtioBlock::write_through() const {
@@ -137,13 +211,14 @@ Task<absl::Status> VirtioBlock::Close() {
 }
 
 Task<void> VirtioBlock::ServeQueue(ActiveQueue& queue) {
+  RetryKept(queue);
   while (!queue.scope->stop_requested()) {
     queue.ring.DisableNotifications();
     int taken = 0;
     while (taken < kChainsPerTurn) {
       std::optional<DescriptorChain> chain = queue.ring.PopAvailable();
       if (!chain.has_value()) break;
-      queue.scope->Spawn(ServeRequest(queue, *std::move(chain)));
+      queue.scope->Spawn(ServeRequest(queue, *std::move(chain), next_order_++));
       ++taken;
     }
     if (queue.ring.broken()) {
@@ -159,9 +234,25 @@ Task<void> VirtioBlock::ServeQueue(ActiveQueue& queue) {
   }
 }
 
-Task<void> VirtioBlock::ServeRequest(ActiveQueue& queue, DescriptorChain chain) {
+Task<void> VirtioBlock::ServeRequest(ActiveQueue& queue, DescriptorChain chain, uint64_t order) {
   const BlockRequest request = BlockRequest::Parse(chain, limits());
-  const absl::Status status = co_await Execute(request);
+  absl::Status status = co_await Execute(request);
+  // What the guest asks wrongly is its own affair.
+  if (!status.ok() && request.kind() != BlockRequest::Kind::kRefused) {
+    const BlockError error = {.write = request.kind() != BlockRequest::Kind::kRead,
+                              .offset = request.offset(),
+                              .status = status};
+    const ErrorPolicy policy = error.write ? options_.on_write_error : options_.on_read_error;
+    if (Stops(policy, error.no_space())) {
+      ReportFailure(request, status);
+      Keep({.queue = queue.index, .head = chain.head(), .order = order}, error);
+      co_return;
+    }
+    if (policy == ErrorPolicy::kIgnore) {
+      ReportFailure(request, status);
+      status = absl::OkStatus();
+    }
+  }
   const uint32_t written = request.Finish(chain, status);
   if (!status.ok()) ReportFailure(request, status);
   Complete(queue, chain.head(), written);

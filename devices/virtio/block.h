@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,6 +34,23 @@ struct BlockStats {
   uint64_t errors = 0;       // Requests that ended with another status than OK.
 };
 
+// What becomes of a request that the host fails.
+enum class ErrorPolicy {
+  kReport,         // The guest is told.
+  kStop,           // It is kept, the machine stopped; when it goes on, the request is tried again.
+  kStopOnNoSpace,  // As kStop when the host is full, else as kReport.
+  kIgnore,         // The guest is told that all went well.
+};
+
+// A request that stops the machine.
+struct BlockError {
+  bool write = false;   // Whatever is not a read.
+  uint64_t offset = 0;  // Bytes.
+  absl::Status status;  // With its errno, if it has one.
+
+  bool no_space() const;
+};
+
 class VirtioBlock final : public RingDevice {
  public:
   struct Options {
@@ -40,6 +58,11 @@ class VirtioBlock final : public RingDevice {
     uint16_t queue_size = 256;  // A power of two from 4 to kMaxQueueSize.
     uint16_t queues = 1;
     bool write_cache = true;  // What the guest finds; it may switch it.
+    ErrorPolicy on_read_error = ErrorPolicy::kReport;
+    ErrorPolicy on_write_error = ErrorPolicy::kReport;
+    // Called on the loop for the first request kept, and again after each Resume(); asks for the
+    // machine to be stopped, and does not block.
+    std::function<void(const BlockError&)> on_stop;
   };
 
   // `loop` and `memory` outlive the device; the backend was opened on `loop`.
@@ -62,11 +85,16 @@ class VirtioBlock final : public RingDevice {
 
   BlockBackend& backend() { return *backend_; }
   BlockStats stats() const;
+  // Requests kept until the machine goes on. Any thread.
+  size_t kept_requests() const { return kept_count_.load(std::memory_order_acquire); }
 
  protected:
   Task<void> ServeQueue(ActiveQueue& queue) override;
   void OnActivate() override;
   void OnReset() override;
+  void OnDrain(bool draining) override { backend_->SetHurry(draining); }
+  void OnQueueReset(uint16_t index) override;
+  uint16_t held_chains(uint16_t index) const override;
   void SaveDevice(StateWriter& writer) const override;
   absl::Status RestoreDevice(StateReader& reader) override;
 
@@ -81,7 +109,17 @@ class VirtioBlock final : public RingDevice {
     std::atomic<uint64_t> errors{0};
   };
 
-  Task<void> ServeRequest(ActiveQueue& queue, DescriptorChain chain);
+  // A request that failed and waits for the machine to go on.
+  struct KeptRequest {
+    uint16_t queue;
+    uint16_t head;
+    uint64_t order;  // Among all requests, as the driver made them available.
+  };
+
+  Task<void> ServeRequest(ActiveQueue& queue, DescriptorChain chain, uint64_t order);
+  void RetryKept(ActiveQueue& queue);
+  void Keep(const KeptRequest& kept, const BlockError& error);
+  void ForgetKept(std::function<bool(const KeptRequest&)> which);
   Task<absl::Status> Execute(const BlockRequest& request);
   Task<absl::Status> ExecuteRanges(const BlockRequest& request);
   // Writes survive power loss before they are reported (§5.2.6.2): the driver does not know or does
@@ -95,6 +133,10 @@ class VirtioBlock final : public RingDevice {
   bool writeback_;  // The driver's switch, if it negotiated CONFIG_WCE.
   Counters counters_;
   RateLimited error_log_;
+  uint64_t next_order_ = 0;
+  std::vector<KeptRequest> kept_;
+  std::atomic<size_t> kept_count_{0};
+  bool stop_asked_ = false;  // Since the last start.
 };
 
 }  // namespace vireo::virtio

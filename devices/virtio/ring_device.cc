@@ -14,7 +14,7 @@
 namespace vireo::virtio {
 namespace {
 
-constexpr uint32_t kStateVersion = 1;
+constexpr uint32_t kStateVersion = 2;
 
 }  // namespace
 
@@ -80,6 +80,7 @@ void RingDevice::StartServing(ActiveQueue& queue) {
 }
 
 Task<void> RingDevice::StopServing() {
+  OnDrain(true);
   for (const std::unique_ptr<ActiveQueue>& queue : queues_) {
     if (queue != nullptr && queue->scope.has_value()) queue->scope->RequestStop();
   }
@@ -90,6 +91,7 @@ Task<void> RingDevice::StopServing() {
     co_await queue->scope->Join();
     queue->scope.reset();
   }
+  OnDrain(false);
 }
 
 Task<void> RingDevice::ResetQueue(uint16_t index) {
@@ -97,10 +99,13 @@ Task<void> RingDevice::ResetQueue(uint16_t index) {
   if (index >= queues_.size() || queues_[index] == nullptr) co_return;
   ActiveQueue& queue = *queues_[index];
   if (queue.scope.has_value()) {
+    OnDrain(true);
     queue.scope->RequestStop();
     co_await queue.scope->Join();
+    OnDrain(false);
   }
   queues_[index].reset();
+  OnQueueReset(index);
 }
 
 Task<void> RingDevice::Quiesce() {
@@ -136,6 +141,7 @@ EncodedState RingDevice::Save() const {
     const VirtqueuePosition position = queue->ring.position();
     writer.U16(position.next_avail);
     writer.U16(position.next_used);
+    writer.U16(position.held);
     writer.Bool(position.broken);
   }
   SaveDevice(writer);
@@ -158,11 +164,19 @@ absl::Status RingDevice::Restore(const EncodedState& state) {
     VirtqueuePosition position;
     position.next_avail = reader.U16();
     position.next_used = reader.U16();
+    position.held = reader.U16();
     position.broken = reader.Bool();
     restored_[i] = position;
   }
   RETURN_IF_ERROR(RestoreDevice(reader));
-  return reader.Finish();
+  RETURN_IF_ERROR(reader.Finish());
+  for (uint16_t i = 0; i < queues; ++i) {
+    const uint16_t held = restored_[i].has_value() ? restored_[i]->held : 0;
+    if (held == held_chains(i)) continue;
+    return absl::DataLossError(absl::StrFormat("%s queue %d: the state holds %d chains, not %d",
+                                               name_, i, held_chains(i), held));
+  }
+  return absl::OkStatus();
 }
 
 void RingDevice::Publish(ActiveQueue& queue) {

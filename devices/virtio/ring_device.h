@@ -60,6 +60,13 @@ class RingDevice : public VirtioDevice {
   virtual void OnActivate() {}
   // No chain is held: back to what config and behaviour are at power-on.
   virtual void OnReset() {}
+  // Whoever stops the device waits for its requests: from here on they are to take no turns, until
+  // they are all over.
+  virtual void OnDrain(bool /*draining*/) {}
+  // The queue is gone, and with it what the device kept of its chains.
+  virtual void OnQueueReset(uint16_t /*index*/) {}
+  // Chains of the queue that the quiet device keeps, to serve them when it is resumed.
+  virtual uint16_t held_chains(uint16_t /*index*/) const { return 0; }
   // What the device keeps besides queues and features.
   virtual void SaveDevice(StateWriter& /*writer*/) const {}
   virtual absl::Status RestoreDevice(StateReader& /*reader*/) { return absl::OkStatus(); }

@@ -46,9 +46,11 @@ absl::StatusOr<Virtqueue> Virtqueue::Create(GuestMemory& memory, const Virtqueue
     return absl::InvalidArgumentError(absl::StrFormat(
         "queue size %d is not a power of two up to %d", config.size, kMaxQueueSize));
   }
-  if (position.next_avail != position.next_used) {
-    return absl::InvalidArgumentError(absl::StrFormat("queue position %d/%d has chains in flight",
-                                                      position.next_avail, position.next_used));
+  const auto in_flight = static_cast<uint16_t>(position.next_avail - position.next_used);
+  if (in_flight != position.held || in_flight > config.size) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("queue position %d/%d has chains in flight, but %d are held",
+                        position.next_avail, position.next_used, position.held));
   }
   // Alignments: §2.7.
   ASSIGN_OR_RETURN(const std::span<uint8_t> descriptors,
@@ -103,6 +105,18 @@ std::optional<DescriptorChain> Virtqueue::PopAvailable() {
   const uint16_t slot = next_avail_ & (size_ - 1);
   const uint16_t head =
       Shared16(available_ + kRingHeaderBytes + 2 * slot).load(std::memory_order_relaxed);
+  std::optional<DescriptorChain> chain = Walk(head);
+  if (chain.has_value()) ++next_avail_;
+  return chain;
+}
+
+std::optional<DescriptorChain> Virtqueue::TakeAgain(uint16_t head) {
+  if (broken()) return std::nullopt;
+  VIREO_CHECK(in_flight() != 0, "a chain to take again is in flight");
+  return Walk(head);
+}
+
+std::optional<DescriptorChain> Virtqueue::Walk(uint16_t head) {
   std::unique_ptr<ChainBuffers> buffers = pool_->Take();
   const absl::Status walked =
       WalkChain({.memory = *memory_, .table = descriptors_, .indirect = indirect_}, head, *buffers);
@@ -111,7 +125,6 @@ std::optional<DescriptorChain> Virtqueue::PopAvailable() {
     MarkBroken(walked.message());
     return std::nullopt;
   }
-  ++next_avail_;
   return DescriptorChain(head, std::move(buffers), *pool_);
 }
 

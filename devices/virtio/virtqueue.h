@@ -45,6 +45,8 @@ struct VirtqueueConfig {
 struct VirtqueuePosition {
   uint16_t next_avail = 0;
   uint16_t next_used = 0;
+  // Chains that are neither available nor used: the device keeps their heads, to take them again.
+  uint16_t held = 0;
   bool broken = false;
   friend bool operator==(const VirtqueuePosition&, const VirtqueuePosition&) = default;
 };
@@ -53,7 +55,7 @@ class Virtqueue {
  public:
   // `memory` outlives the queue. INVALID_ARGUMENT, with what the driver did wrong, when the size is
   // not a power of two up to kMaxQueueSize, a part is misaligned or does not lie in one piece of
-  // RAM, or `position` has chains in flight.
+  // RAM, or `position` has other chains in flight than it holds.
   static absl::StatusOr<Virtqueue> Create(GuestMemory& memory, const VirtqueueConfig& config,
                                           VirtqueuePosition position = {});
   Virtqueue(Virtqueue&&) noexcept = default;
@@ -61,6 +63,9 @@ class Virtqueue {
 
   // The next chain the driver made available; none when there is none, or broken().
   std::optional<DescriptorChain> PopAvailable();
+  // A chain that was taken before, with this head, and is in flight: walked anew. None when
+  // broken().
+  std::optional<DescriptorChain> TakeAgain(uint16_t head);
   // Gives back the chain taken last, as if it had never been: only before it or any later one is
   // used.
   void UndoPop();
@@ -89,10 +94,11 @@ class Virtqueue {
 
   uint16_t size() const { return size_; }
   uint16_t in_flight() const { return static_cast<uint16_t>(next_avail_ - next_used_); }
-  VirtqueuePosition position() const { return {next_avail_, next_used_, broken()}; }
+  VirtqueuePosition position() const { return {next_avail_, next_used_, in_flight(), broken()}; }
 
  private:
   Virtqueue(GuestMemory& memory, const VirtqueueConfig& config, VirtqueuePosition position);
+  std::optional<DescriptorChain> Walk(uint16_t head);
 
   GuestMemory* memory_;
   uint16_t size_;

@@ -89,6 +89,62 @@ TEST_F(ToolTest, CreatesAndShowsALinkedClone) {
   EXPECT_EQ(check.out, "No errors were found on the image.\nImage end offset: 262144\n");
 }
 
+constexpr char kKey[] = "secret,id=key,data=open sesame";
+constexpr char kLuks[] =
+    "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=1,encrypt.cipher-alg=aes-128";
+constexpr char kEncrypted[] = "driver=qcow2,encrypt.key-secret=key,file.filename=disk.qcow2";
+
+TEST_F(ToolTest, MakesEncryptedImagesAndShowsHow) {
+  const Ran made =
+      Run({"create", "-f", "qcow2", "--object", kKey, "-o", kLuks, "disk.qcow2", "1M"});
+  EXPECT_EQ(made.status, 0) << made.err;
+  EXPECT_EQ(made.out,
+            "Formatting 'disk.qcow2', fmt=qcow2 encrypt.format=luks encrypt.key-secret=key "
+            "encrypt.cipher-alg=aes-128 encrypt.iter-time=1 cluster_size=65536 extended_l2=off "
+            "compression_type=zlib size=1048576 lazy_refcounts=off refcount_bits=16\n");
+  const Ran info = Run({"info", "disk.qcow2"});
+  EXPECT_EQ(info.status, 0) << info.err;
+  EXPECT_THAT(info.out, HasSubstr("encrypted: yes\n"));
+  EXPECT_THAT(info.out, HasSubstr("    encrypt:\n        ivgen alg: plain64\n        hash alg: "
+                                  "sha256\n        cipher alg: aes-128\n        uuid: "));
+  EXPECT_THAT(info.out, HasSubstr("            [7]:\n                active: false\n"));
+  const Ran json = Run({"info", "--output=json", "disk.qcow2"});
+  EXPECT_THAT(json.out, HasSubstr("\"cipher-mode\": \"xts\""));
+  EXPECT_EQ(Run({"check", "disk.qcow2"}).status, 0);
+}
+
+TEST_F(ToolTest, ConvertsIntoEncryptedImagesAndOutOfThem) {
+  std::ofstream("plain.raw", std::ios::binary) << std::string(300000, 'v') << std::string(98, 'w');
+  const Ran in =
+      Run({"convert", "-O", "qcow2", "--object", kKey, "-o", kLuks, "plain.raw", "disk.qcow2"});
+  ASSERT_EQ(in.status, 0) << in.err;
+  std::ifstream file("disk.qcow2", std::ios::binary);
+  const std::string stored{std::istreambuf_iterator<char>(file), {}};
+  EXPECT_EQ(stored.find(std::string(32, 'v')), std::string::npos);
+  const Ran out =
+      Run({"convert", "-O", "raw", "--object", kKey, "--image-opts", kEncrypted, "back.raw"});
+  ASSERT_EQ(out.status, 0) << out.err;
+  EXPECT_EQ(Run({"compare", "plain.raw", "back.raw"}).status, 0);
+}
+
+TEST_F(ToolTest, EncryptedImagesStayClosedWithoutTheirKey) {
+  ASSERT_EQ(Run({"create", "-q", "-f", "qcow2", "--object", kKey, "-o", kLuks, "disk.qcow2", "1M"})
+                .status,
+            0);
+  const Ran none = Run({"map", "disk.qcow2"});
+  EXPECT_EQ(none.status, 1);
+  EXPECT_EQ(none.err,
+            "vireo-img: Could not open 'disk.qcow2': Parameter 'encrypt.key-secret' is required "
+            "for cipher\n");
+  const Ran unknown = Run({"map", "--image-opts", kEncrypted});
+  EXPECT_THAT(unknown.err, HasSubstr("No secret with id 'key'"));
+  const Ran wrong = Run({"map", "--object", "secret,id=key,data=open", "--image-opts", kEncrypted});
+  EXPECT_EQ(wrong.status, 1);
+  EXPECT_THAT(wrong.err, HasSubstr("Invalid password, cannot unlock any keyslot\n"));
+  const Ran right = Run({"map", "--object", kKey, "--image-opts", kEncrypted});
+  EXPECT_EQ(right.status, 0) << right.err;
+}
+
 TEST_F(ToolTest, CreatesRawImages) {
   EXPECT_EQ(Run({"create", "sparse.raw", "1M"}).status, 0);
   EXPECT_EQ(std::filesystem::file_size("sparse.raw"), 1u << 20);

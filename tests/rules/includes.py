@@ -15,6 +15,7 @@ SYSTEM_HEADERS = {
     "grpc/": ["api/", "cmd/"],
     "grpcpp/": ["api/", "cmd/"],
     "grpc++/": ["api/", "cmd/"],
+    "gcrypt.h": ["storage/crypto/"],
     "google/protobuf/": ["api/", "cmd/"],
     "google/rpc/": ["api/", "cmd/"],
     "api/v1/": ["api/", "cmd/"],  # The headers that protoc makes.

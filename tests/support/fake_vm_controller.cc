@@ -79,6 +79,21 @@ void FakeVmController::Change(const std::string& name, std::vector<VmState> from
   done(status);
 }
 
+void FakeVmController::SetDiskThrottle(std::string disk, DiskThrottle throttle, Done done) {
+  absl::Status status = absl::NotFoundError(absl::StrCat("no disk ", disk));
+  {
+    MutexLock lock(mutex_);
+    calls_.push_back("SetDiskThrottle");
+    changed_.NotifyAll();
+    for (DiskConfig& config : description_.config.disks) {
+      if (config.id != disk) continue;
+      config.throttle = throttle;
+      status = absl::OkStatus();
+    }
+  }
+  done(status);
+}
+
 VmDescription FakeVmController::Describe() const {
   MutexLock lock(mutex_);
   return description_;

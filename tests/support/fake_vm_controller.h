@@ -25,6 +25,7 @@ class FakeVmController final : public VmController {
   void Shutdown(Done done) override;
   void Reset(Done done) override;
   void Stop(Done done) override;
+  void SetDiskThrottle(std::string disk, DiskThrottle throttle, Done done) override;
   VmDescription Describe() const override;
   VmStats Stats() const override;
   void AddConsoleReader(std::shared_ptr<ConsoleReader> reader) override;
