@@ -223,10 +223,12 @@ int Bitmap(const Tool& tool, const std::vector<std::string>& args) {
                    .format = parsed->Value("f"),
                    .image_opts = parsed->Has("image-opts"),
                    .read_only = false,
-                   .share = parsed->Has("U")};
+                   .share = parsed->Has("U"),
+                   .secrets = tool.secrets};
   request.bitmap = parsed->operands[1];
   if (const auto name = parsed->Value("b")) {
-    request.merged_from = SourceOptions{.name = *name, .format = parsed->Value("F")};
+    request.merged_from =
+        SourceOptions{.name = *name, .format = parsed->Value("F"), .secrets = tool.secrets};
   }
   const absl::Status status = tool.loop.RunTask(Perform(tool, request));
   if (status.ok()) return 0;

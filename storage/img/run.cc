@@ -20,6 +20,9 @@ struct Verb {
 
 // In alphabetical order.
 constexpr Verb kVerbs[] = {
+    {"amend", Amend,
+     "[--image-opts] [-p] [-q] [-f FORMAT] [-t CACHE] -o OPTIONS FILE\n"
+     "    Changes what FILE was made as; -o help lists OPTIONS.\n"},
     {"bench", Bench,
      "[-w] [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] [-o OFFSET] [-f FORMAT] [-t CACHE] [-U]\n"
      "      [--flush-interval=COUNT [--no-drain]] [--pattern=BYTE] [--latency] FILE\n"
@@ -36,6 +39,11 @@ constexpr Verb kVerbs[] = {
      "[--image-opts] [-q] [-f FORMAT] [--output=human|json] [-r leaks|all] [-T CACHE] [-U] FILE\n"
      "    Compares refcounts with references; -r mends them. Exit status: 0 clean, 1 could not be\n"
      "    checked, 2 corruptions, 3 leaked clusters only, 63 nothing to check in this format.\n"},
+    {"commit", Commit,
+     "[--image-opts] [-f FORMAT] [-t CACHE] [-b BASE] [-d] [-p] [-q] FILE\n"
+     "    Writes what FILE holds into its backing file, or into BASE further down, and empties "
+     "FILE\n"
+     "    then; with -d or -b it stays as it is.\n"},
     {"compare", Compare,
      "[--image-opts] [-f FORMAT] [-F FORMAT2] [-T CACHE] [-p] [-q] [-s] [-U] FILE FILE2\n"
      "    Tells whether two images hold the same bytes; -s: also the same size and allocation.\n"
@@ -66,6 +74,15 @@ constexpr Verb kVerbs[] = {
      "[--output=human|json] [-O FORMAT] [-o OPTIONS] [--size N | [--image-opts] [-f FORMAT]\n"
      "      [-l SNAPSHOT] [-U] FILE]\n"
      "    Tells how large a file a new image needs for the disk in FILE, or for an empty one.\n"},
+    {"rebase", Rebase,
+     "[--image-opts] [-U] [-f FORMAT] [-t CACHE] [-T CACHE] [-p] [-q] [-u] -b BACKING_FILE\n"
+     "      [-F BACKING_FORMAT] FILE\n"
+     "    Gives FILE another backing file, or with -b '' none; what it shows stays the same. -u\n"
+     "    changes the name only.\n"},
+    {"resize", Resize,
+     "[--image-opts] [-f FORMAT] [--preallocation=off|metadata|falloc|full] [-q] [--shrink]\n"
+     "      FILE [+|-]SIZE\n"
+     "    Makes the disk larger, or with --shrink smaller.\n"},
     {"snapshot", Snapshot,
      "[--image-opts] [-q] [-U] [-l | -c NAME | -d NAME | -a ID_OR_NAME] FILE\n"
      "    Lists the internal snapshots of FILE, makes one, deletes one, or goes back to one.\n"},
@@ -92,7 +109,7 @@ constexpr char kHelpTail[] =
 constexpr char kVersion[] = "vireo-img version 0.1 (as qemu-img 7.2)\n";
 
 // Verbs of qemu-img that are to come.
-constexpr std::array kLater = {"amend", "commit", "rebase", "resize", "verify-upload"};
+constexpr std::array kLater = {"verify-upload"};
 
 void PrintHelp(const Tool& tool) {
   tool.Print("%s", kHelpHead);

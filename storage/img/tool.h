@@ -46,9 +46,11 @@ struct Tool {
 };
 
 // The verbs: `args` is what follows the verb's name. Each answers the exit status.
+int Amend(const Tool& tool, const std::vector<std::string>& args);
 int Bench(const Tool& tool, const std::vector<std::string>& args);
 int Bitmap(const Tool& tool, const std::vector<std::string>& args);
 int Check(const Tool& tool, const std::vector<std::string>& args);
+int Commit(const Tool& tool, const std::vector<std::string>& args);
 int Compare(const Tool& tool, const std::vector<std::string>& args);
 int Convert(const Tool& tool, const std::vector<std::string>& args);
 int Create(const Tool& tool, const std::vector<std::string>& args);
@@ -56,6 +58,8 @@ int Dd(const Tool& tool, const std::vector<std::string>& args);
 int Info(const Tool& tool, const std::vector<std::string>& args);
 int Map(const Tool& tool, const std::vector<std::string>& args);
 int Measure(const Tool& tool, const std::vector<std::string>& args);
+int Rebase(const Tool& tool, const std::vector<std::string>& args);
+int Resize(const Tool& tool, const std::vector<std::string>& args);
 int Snapshot(const Tool& tool, const std::vector<std::string>& args);
 
 // The whole program; `args` without its name.

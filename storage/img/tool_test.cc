@@ -268,7 +268,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         Refusal{"NoVerb", {}, "Not enough arguments"},
         Refusal{"UnknownVerb", {"frobnicate"}, "Command not found: frobnicate"},
-        Refusal{"LaterVerb", {"rebase", "a", "b"}, "rebase is not supported yet"},
+        Refusal{"LaterVerb", {"verify-upload", "x"}, "verify-upload is not supported yet"},
         Refusal{"NoFile", {"create", "-f", "qcow2"}, "Expecting image file name"},
         Refusal{"NoSize", {"create", "-f", "qcow2", "x"}, "needs a size parameter"},
         Refusal{"BadSize", {"create", "x", "1Q"}, "Invalid image size specified"},

@@ -157,6 +157,20 @@ Task<absl::StatusOr<DirtyBitmap>> BitmapStore::Load(std::string name) {
   co_return bits;
 }
 
+Task<absl::StatusOr<std::vector<DirtyBitmap>>> BitmapStore::TakeAll() {
+  std::vector<DirtyBitmap> all;
+  for (const BitmapRecord& record : records_) {
+    CO_ASSIGN_OR_RETURN(DirtyBitmap bits, co_await Load(record.name));
+    all.push_back(std::move(bits));
+  }
+  for (BitmapRecord& record : records_) {
+    record.flags |= kBitmapInUse;
+    CO_RETURN_IF_ERROR(co_await WriteBitmapFlags(image_->file(), image_->header(), record));
+  }
+  if (!records_.empty()) CO_RETURN_IF_ERROR(co_await image_->Sync());
+  co_return all;
+}
+
 Task<absl::Status> BitmapStore::Store(std::vector<Stored> bitmaps) {
   std::vector<Job> jobs;
   for (const Stored& stored : bitmaps) {

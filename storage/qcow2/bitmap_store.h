@@ -33,6 +33,7 @@ class BitmapStore {
   const std::vector<BitmapRecord>& records() const { return records_; }
   // Null if there is none.
   const BitmapRecord* Find(const std::string& name) const;
+  OfflineImage& image() { return *image_; }
   uint64_t disk_bytes() const { return image_->header().size_bytes; }
   uint64_t cluster_bytes() const { return image_->layout().cluster_bytes(); }
 
@@ -46,6 +47,8 @@ class BitmapStore {
   // NOT_FOUND; FAILED_PRECONDITION if it is inconsistent.
   Task<absl::Status> SetEnabled(std::string name, bool enabled);
   Task<absl::StatusOr<DirtyBitmap>> Load(std::string name);
+  // The bits of all records(), in their order; each is marked in_use, durably, and must be stored.
+  Task<absl::StatusOr<std::vector<DirtyBitmap>>> TakeAll();
   // Replaces the bits of each; they are of a disk of the image's size. Those that are marked in_use
   // already must be so by the caller's doing.
   struct Stored {

@@ -101,6 +101,7 @@ Task<absl::Status> OfflineImage::LowerTree(std::span<const Be64> l1) {
 }
 
 Task<absl::Status> OfflineImage::ChangeTables(std::span<const uint64_t> tables, bool raise) {
+  const bool external_data = (header_.incompatible & kIncompatibleDataFile) != 0;
   absl::Status first_error;
   TableWindow window(loop_, file_, layout());
   const size_t step = TableWindow::Size(layout());
@@ -115,6 +116,7 @@ Task<absl::Status> OfflineImage::ChangeTables(std::span<const uint64_t> tables, 
       } else {
         runs.push_back({own, 1});
       }
+      if (external_data) continue;
       status = AppendReferences(file_.name(), layout(), window.table(i), metadata_,
                                 /*skip_invalid=*/!raise, &runs);
     }
@@ -190,6 +192,18 @@ Task<absl::Status> OfflineImage::WriteFeatures() {
   const Be64 words[3] = {header_.incompatible, header_.compatible, header_.autoclear};
   const std::span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(words), sizeof(words));
   CO_RETURN_IF_ERROR(co_await WriteBytes(kFeatureFieldsOffset, bytes));
+  const absl::Status status = co_await Sync();
+  co_return status;
+}
+
+Task<absl::Status> OfflineImage::CutFile() {
+  if (file_.traits().growable) {
+    CO_RETURN_IF_ERROR(co_await Sync());
+    CO_RETURN_IF_ERROR(co_await counts_.DropEmptyBlocks());
+    CO_ASSIGN_OR_RETURN(const uint64_t end, co_await counts_.EndCluster());
+    const uint64_t wanted = end << layout().cluster_bits;
+    if (wanted > 0 && wanted < file_.size()) CO_RETURN_IF_ERROR(co_await file_.Truncate(wanted));
+  }
   const absl::Status status = co_await Sync();
   co_return status;
 }

@@ -41,6 +41,8 @@ class OfflineImage {
 
   // --- Trees: an L1 table, its L2 tables and what they refer to ---
 
+  // With an external data file guest data is not counted (qcow2 spec, "External data files").
+  //
   // One reference more to each L2 table of `l1` and to each cluster that one refers to. Statuses as
   // of OfflineRefcounts::Raise(); nothing is written unless memory is short.
   Task<absl::Status> RaiseTree(std::span<const Be64> l1);
@@ -59,6 +61,9 @@ class OfflineImage {
   Task<absl::Status> Sync() { return file_.Sync(); }
   // The three feature words of header(), durably.
   Task<absl::Status> WriteFeatures();
+  // Gives up refcount blocks that are of no use any more, cuts the file behind the last cluster
+  // that is counted, where it can be cut, and flushes.
+  Task<absl::Status> CutFile();
 
   uint64_t ClustersOfL1(uint64_t entries) const {
     return layout().clusters_for(entries * sizeof(Be64));

@@ -236,6 +236,18 @@ Task<absl::StatusOr<uint64_t>> OfflineRefcounts::Allocate(uint64_t clusters) {
   } else {
     CO_ASSIGN_OR_RETURN(first, co_await MakeRoom(clusters));
   }
+  CO_RETURN_IF_ERROR(co_await Take(first, clusters));
+  if (first == next_gap_) next_gap_ = first + clusters;
+  co_return first << layout_.cluster_bits;
+}
+
+Task<absl::StatusOr<uint64_t>> OfflineRefcounts::AllocateAtEnd(uint64_t clusters) {
+  CO_ASSIGN_OR_RETURN(const uint64_t first, co_await MakeRoom(clusters));
+  CO_RETURN_IF_ERROR(co_await Take(first, clusters));
+  co_return first << layout_.cluster_bits;
+}
+
+Task<absl::Status> OfflineRefcounts::Take(uint64_t first, uint64_t clusters) {
   for (uint64_t cluster = first; cluster < first + clusters; ++cluster) {
     const uint64_t region = region_of(cluster);
     if (blocks_[region] == nullptr) CO_RETURN_IF_ERROR(co_await LoadBlock(region));
@@ -243,8 +255,7 @@ Task<absl::StatusOr<uint64_t>> OfflineRefcounts::Allocate(uint64_t clusters) {
     WriteRefcount(block.bytes, layout_.refcount_order, cluster % per_block_, 1);
     MarkDirty(block, cluster % per_block_, 1);
   }
-  if (first == next_gap_) next_gap_ = first + clusters;
-  co_return first << layout_.cluster_bits;
+  co_return absl::OkStatus();
 }
 
 Task<absl::StatusOr<std::optional<uint64_t>>> OfflineRefcounts::FindGap(uint64_t clusters) {
@@ -281,6 +292,38 @@ Task<absl::StatusOr<std::optional<uint64_t>>> OfflineRefcounts::FindGap(uint64_t
     }
   }
   co_return std::nullopt;
+}
+
+bool OfflineRefcounts::IsEmpty(uint64_t region) const {
+  const uint64_t own = layout_.cluster_index(table_[region]);
+  std::vector<uint8_t> bytes = blocks_[region]->bytes;
+  if (region_of(own) == region) WriteRefcount(bytes, layout_.refcount_order, own % per_block_, 0);
+  return std::all_of(bytes.begin(), bytes.end(), [](uint8_t byte) { return byte == 0; });
+}
+
+Task<absl::Status> OfflineRefcounts::DropEmptyBlocks() {
+  std::vector<ClusterRun> elsewhere;  // Blocks that are counted by another one.
+  bool dropped = false;
+  for (uint64_t region = table_.size(); region-- > 1;) {
+    if (table_[region] == 0) continue;
+    if (blocks_[region] == nullptr) CO_RETURN_IF_ERROR(co_await LoadBlock(region));
+    if (!IsEmpty(region)) continue;
+    const uint64_t own = layout_.cluster_index(table_[region]);
+    const Be64 none(0);
+    const iovec part = {const_cast<Be64*>(&none), sizeof(none)};
+    CO_RETURN_IF_ERROR(co_await file_.Write(header_.refcount_table_offset + region * sizeof(Be64),
+                                            IoVecs(&part, 1)));
+    if (region_of(own) != region) elsewhere.push_back({own, 1});
+    table_[region] = 0;
+    blocks_[region].reset();
+    --loaded_;
+    dropped = true;
+  }
+  if (!dropped) co_return absl::OkStatus();
+  CO_RETURN_IF_ERROR(co_await file_.Sync());
+  CO_RETURN_IF_ERROR(co_await Lower(elsewhere));
+  const absl::Status status = co_await Write();
+  co_return status;
 }
 
 Task<absl::StatusOr<uint64_t>> OfflineRefcounts::EndCluster() {

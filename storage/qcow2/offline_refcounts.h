@@ -56,6 +56,9 @@ class OfflineRefcounts {
   // before it is linked.
   Task<absl::StatusOr<uint64_t>> Allocate(uint64_t clusters);
 
+  // The same behind the end of the file and of all that is counted.
+  Task<absl::StatusOr<uint64_t>> AllocateAtEnd(uint64_t clusters);
+
   // Writes what has changed; no flush.
   Task<absl::Status> Write();
   // Forgets what has changed and was not written.
@@ -63,6 +66,8 @@ class OfflineRefcounts {
 
   // Clusters of the refcount table and its blocks, for overlap checks.
   std::vector<ClusterRun> StructureRuns() const;
+  // Gives up blocks that count nothing but themselves, durably. What was lowered before is durable.
+  Task<absl::Status> DropEmptyBlocks();
   // One past the last cluster that is counted.
   Task<absl::StatusOr<uint64_t>> EndCluster();
 
@@ -74,6 +79,8 @@ class OfflineRefcounts {
   };
 
   uint64_t region_of(uint64_t cluster) const { return cluster / per_block_; }
+  // Whether the block of `region`, which is in memory, counts nothing, or only itself.
+  bool IsEmpty(uint64_t region) const;
   Task<absl::Status> Change(std::span<const ClusterRun> runs, bool raise);
   // [index, index + count) of `block`; the status names a cluster of `region`.
   absl::Status ChangeInBlock(Block& block, uint64_t region, uint64_t index, uint64_t count,
@@ -83,6 +90,8 @@ class OfflineRefcounts {
   Task<absl::Status> LoadBlock(uint64_t region);
   Task<void> ReadBlock(uint64_t region, absl::Status* status);
   Task<void> WriteBlock(uint64_t region, absl::Status* status);
+  // Counts [first, first + clusters), which is free and has blocks.
+  Task<absl::Status> Take(uint64_t first, uint64_t clusters);
   Task<absl::StatusOr<std::optional<uint64_t>>> FindGap(uint64_t clusters);
   // Makes blocks, and a larger table if need be, for `clusters` more behind the end of the file;
   // answers the first of those.

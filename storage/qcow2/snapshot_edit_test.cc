@@ -161,6 +161,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Shape{"Clusters4K", {.cluster_bits = 12}},
                     Shape{"Clusters4KRefcounts4", {.cluster_bits = 12, .refcount_order = 2}},
                     Shape{"Clusters4KRefcounts8", {.cluster_bits = 12, .refcount_order = 3}},
+                    Shape{"ExtendedL2", {.extended_l2 = true}},
                     Shape{"Refcounts32", {.refcount_order = 5}},
                     Shape{"Clusters2M", {.cluster_bits = 21}}),
     [](const testing::TestParamInfo<Shape>& info) { return info.param.name; });

@@ -23,7 +23,8 @@ namespace {
 
 struct Shape {
   const char* name;
-  const char* options;  // qemu-img's.
+  const char* options;      // qemu-img's.
+  bool compressed = false;  // Some of its clusters are.
 };
 
 std::ostream& operator<<(std::ostream& out, const Shape& shape) { return out << shape.name; }
@@ -41,6 +42,8 @@ class QemuSnapshotTest : public testing::TestWithParam<Shape> {
         << Output();
     ASSERT_EQ(Io("write -P 1 0 3M", "write -P 2 10M 300k", "write -z 1M 256k"), 0) << Output();
     ASSERT_EQ(Io("write -z -u 2M 64k", "discard 2560k 64k", "write -P 3 19M 1M"), 0) << Output();
+    if (!GetParam().compressed) return;
+    ASSERT_EQ(Io("write -c -P 4 16M 256k", "write -c -P 5 6M 128k", "flush"), 0) << Output();
   }
 
   int Shell(const std::string& command) {
@@ -144,6 +147,9 @@ INSTANTIATE_TEST_SUITE_P(Shapes, QemuSnapshotTest,
                                          Shape{"Clusters512", "-o cluster_size=512"},
                                          Shape{"Clusters4KRefcounts4",
                                                "-o cluster_size=4k,refcount_bits=4"},
+                                         Shape{"Compressed", "", true},
+                                         Shape{"CompressedZstd", "-o compression_type=zstd", true},
+                                         Shape{"ExtendedL2", "-o extended_l2=on", true},
                                          Shape{"Refcounts64", "-o refcount_bits=64"},
                                          Shape{"Clusters2M", "-o cluster_size=2M"}),
                          [](const testing::TestParamInfo<Shape>& info) { return info.param.name; });
