@@ -32,6 +32,7 @@ ExitStatus ExitStatusOf(VmCause cause) {
     case VmCause::kGuestReset:
     case VmCause::kStopRequested:
     case VmCause::kResetRequested:
+    case VmCause::kDiskError:  // Pauses a machine, and ends none.
       break;
   }
   return kExitOk;
