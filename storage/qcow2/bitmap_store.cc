@@ -10,6 +10,12 @@
 #include "storage/qcow2/header_rewrite.h"
 
 namespace vireo::qcow2 {
+namespace {
+
+// Of all bitmaps together, as stored.
+constexpr uint64_t kMaxTakenBytes = uint64_t{2} << 30;
+
+}  // namespace
 
 Task<absl::StatusOr<std::unique_ptr<BitmapStore>>> BitmapStore::Open(EventLoop& loop, File& file) {
   absl::StatusOr<std::unique_ptr<OfflineImage>> image = co_await OfflineImage::Open(loop, file);
@@ -17,16 +23,11 @@ Task<absl::StatusOr<std::unique_ptr<BitmapStore>>> BitmapStore::Open(EventLoop& 
   std::unique_ptr<BitmapStore> store(new BitmapStore(*std::move(image)));
   CO_ASSIGN_OR_RETURN(store->records_, co_await ReadBitmapDirectory(file, store->image_->header()));
   for (const BitmapRecord& record : store->records_) {
-    if (!store->IsMetadata(record.table_offset)) continue;
+    if (!store->image_->IsMetadata(record.table_offset)) continue;
     co_return absl::DataLossError(absl::StrFormat(
         "%s: the table of bitmap \"%s\" overlaps other metadata", file.name(), record.name));
   }
   co_return store;
-}
-
-bool BitmapStore::IsMetadata(uint64_t host_offset) const {
-  return std::binary_search(image_->metadata().begin(), image_->metadata().end(),
-                            image_->layout().cluster_index(host_offset));
 }
 
 const BitmapRecord* BitmapStore::Find(const std::string& name) const {
@@ -127,7 +128,7 @@ Task<absl::Status> BitmapStore::Remove(std::string name) {
   if (table.ok()) {
     for (const uint64_t entry : *table) {
       const uint64_t offset = entry & kEntryOffsetMask;
-      if (offset != 0 && !IsMetadata(offset)) freed.push_back(RunOf(offset, 1));
+      if (offset != 0 && !image_->IsMetadata(offset)) freed.push_back(RunOf(offset, 1));
     }
   }
   std::vector<BitmapRecord> records = records_;
@@ -159,7 +160,11 @@ Task<absl::StatusOr<DirtyBitmap>> BitmapStore::Load(std::string name) {
 
 Task<absl::StatusOr<std::vector<DirtyBitmap>>> BitmapStore::TakeAll() {
   std::vector<DirtyBitmap> all;
+  uint64_t total = 0;
   for (const BitmapRecord& record : records_) {
+    total += uint64_t{record.table_entries} << image_->layout().cluster_bits;
+    if (total > kMaxTakenBytes)
+      co_return absl::ResourceExhaustedError("there are too many bitmaps");
     CO_ASSIGN_OR_RETURN(DirtyBitmap bits, co_await Load(record.name));
     all.push_back(std::move(bits));
   }
@@ -225,7 +230,7 @@ Task<absl::Status> BitmapStore::WriteData(Job* job) {
   std::vector<uint64_t>& table = job->table;
   for (size_t i = entries; i < table.size(); ++i) {
     const uint64_t offset = table[i] & kEntryOffsetMask;
-    if (offset != 0 && !IsMetadata(offset)) job->freed.push_back(RunOf(offset, 1));
+    if (offset != 0 && !image_->IsMetadata(offset)) job->freed.push_back(RunOf(offset, 1));
   }
   table.resize(entries);
   std::vector<uint8_t> bytes(layout.cluster_bytes());
@@ -238,7 +243,7 @@ Task<absl::Status> BitmapStore::WriteData(Job* job) {
       fill = DirtyBitmap::Fill::kMixed;
     }
     const uint64_t old = table[i] & kEntryOffsetMask;
-    if (old != 0 && IsMetadata(old)) {
+    if (old != 0 && image_->IsMetadata(old)) {
       co_return absl::DataLossError(absl::StrFormat("%s: bitmap \"%s\" points to metadata",
                                                     image_->file().name(), record.name));
     }

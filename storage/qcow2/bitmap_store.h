@@ -69,7 +69,6 @@ class BitmapStore {
 
   explicit BitmapStore(std::unique_ptr<OfflineImage> image) : image_(std::move(image)) {}
   absl::StatusOr<BitmapRecord*> FindUsable(const std::string& name);
-  bool IsMetadata(uint64_t host_offset) const;
   Task<absl::Status> WriteData(Job* job);
   Task<absl::Status> WriteTable(Job* job);
   // Makes `records` the directory, with new counts.

@@ -12,6 +12,13 @@
 #include "storage/qcow2/format.h"
 
 namespace vireo::qcow2 {
+namespace {
+
+// Of all bitmaps of an image together, as stored; memory is needed for what is neither all clean
+// nor all dirty. Many of a hostile image may share what they are stored in.
+constexpr uint64_t kMaxTrackedBytes = uint64_t{2} << 30;
+
+}  // namespace
 
 Task<absl::Status> BitmapTracker::Load(MetadataSet* metadata) {
   CO_ASSIGN_OR_RETURN(records_, co_await ReadBitmapDirectory(file_, header_));
@@ -40,12 +47,17 @@ Task<absl::Status> BitmapTracker::Start() {
 
 Task<absl::Status> BitmapTracker::Take(bool disabled_too) {
   std::vector<Tracked> taken;
+  uint64_t total = 0;
+  for (const Tracked& one : tracked_) total += one.bits.stored_bytes();
   bool marked = false;
   for (BitmapRecord& record : records_) {
     if (!record.usable() || IsTracked(record.name)) continue;
     if (!record.enabled() && !disabled_too) continue;
-    absl::StatusOr<DirtyBitmap> bits =
-        co_await LoadBitmap(file_, header_.layout, record, header_.size_bytes);
+    absl::StatusOr<DirtyBitmap> bits = absl::ResourceExhaustedError("there are too many bitmaps");
+    total += uint64_t{record.table_entries} << header_.layout.cluster_bits;
+    if (total <= kMaxTrackedBytes) {
+      bits = co_await LoadBitmap(file_, header_.layout, record, header_.size_bytes);
+    }
     BitmapRecord in_use = record;
     in_use.flags |= kBitmapInUse;
     CO_RETURN_IF_ERROR(co_await WriteBitmapFlags(file_, header_, in_use));

@@ -53,15 +53,15 @@ Task<absl::Status> OfflineImage::Load() {
     if (!CheckSnapshotL1(file_, layout(), snapshot).ok()) continue;
     add(snapshot.l1_offset, uint64_t{snapshot.l1_entries} * sizeof(Be64));
   }
-  for (const ClusterRun& run : runs) {
-    for (uint64_t i = 0; i < run.count; ++i) metadata_.push_back(run.first + i);
+  std::erase_if(runs, [](const ClusterRun& run) { return run.count == 0; });
+  std::sort(runs.begin(), runs.end(),
+            [](const ClusterRun& a, const ClusterRun& b) { return a.first < b.first; });
+  for (size_t i = 1; i < runs.size(); ++i) {
+    if (runs[i].first >= runs[i - 1].first + runs[i - 1].count) continue;
+    co_return absl::DataLossError(absl::StrFormat("%s: two of its tables overlap in cluster %d",
+                                                  file_.name(), runs[i].first));
   }
-  std::sort(metadata_.begin(), metadata_.end());
-  const auto twice = std::adjacent_find(metadata_.begin(), metadata_.end());
-  if (twice != metadata_.end()) {
-    co_return absl::DataLossError(
-        absl::StrFormat("%s: two of its tables overlap in cluster %d", file_.name(), *twice));
-  }
+  metadata_ = std::move(runs);
 
   if ((header_.autoclear & ~kKnownAutoclear) != 0) {
     header_.autoclear &= kKnownAutoclear;
@@ -71,8 +71,8 @@ Task<absl::Status> OfflineImage::Load() {
 }
 
 bool OfflineImage::IsMetadata(uint64_t host_offset) const {
-  return std::binary_search(metadata_.begin(), metadata_.end(),
-                            layout().cluster_index(host_offset));
+  const uint64_t cluster = layout().cluster_index(host_offset);
+  return Touches(metadata_, cluster, cluster);
 }
 
 // --- Trees ---

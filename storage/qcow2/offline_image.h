@@ -37,7 +37,8 @@ class OfflineImage {
   OfflineRefcounts& counts() { return counts_; }
   SnapshotTable& snapshots() { return snapshots_; }
   // Clusters of the header, the refcount structures, the L1 tables and the snapshot table: sorted.
-  const std::vector<uint64_t>& metadata() const { return metadata_; }
+  const std::vector<ClusterRun>& metadata() const { return metadata_; }
+  bool IsMetadata(uint64_t host_offset) const;
 
   // --- Trees: an L1 table, its L2 tables and what they refer to ---
 
@@ -74,14 +75,13 @@ class OfflineImage {
       : loop_(loop), file_(file), header_(std::move(header)), counts_(loop, file, header_) {}
   Task<absl::Status> Load();
   Task<absl::Status> ChangeTables(std::span<const uint64_t> tables, bool raise);
-  bool IsMetadata(uint64_t host_offset) const;
 
   EventLoop& loop_;
   File& file_;
   Header header_;
   OfflineRefcounts counts_;
   SnapshotTable snapshots_;
-  std::vector<uint64_t> metadata_;
+  std::vector<ClusterRun> metadata_;
 };
 
 }  // namespace vireo::qcow2

@@ -25,13 +25,15 @@ uint64_t Load64(const uint8_t* bytes) {
   return value;
 }
 
-// Whether [first, last] has one of `sorted`.
-bool Touches(std::span<const uint64_t> sorted, uint64_t first, uint64_t last) {
-  const auto found = std::lower_bound(sorted.begin(), sorted.end(), first);
-  return found != sorted.end() && *found <= last;
-}
-
 }  // namespace
+
+bool Touches(std::span<const ClusterRun> runs, uint64_t first, uint64_t last) {
+  // The first one that ends behind `first`.
+  const auto found = std::partition_point(runs.begin(), runs.end(), [first](const ClusterRun& run) {
+    return run.first + run.count <= first;
+  });
+  return found != runs.end() && found->first <= last;
+}
 
 Task<absl::StatusOr<std::vector<Be64>>> ReadL1Table(File& file, uint64_t l1_offset,
                                                     uint64_t entries) {
@@ -124,7 +126,7 @@ Task<absl::Status> TableWindow::WriteChanged() {
 }
 
 absl::Status AppendReferences(const std::string& name, const Layout& layout,
-                              std::span<const uint8_t> table, std::span<const uint64_t> metadata,
+                              std::span<const uint8_t> table, std::span<const ClusterRun> metadata,
                               bool skip_invalid, std::vector<ClusterRun>* runs) {
   ClusterRun run;
   const auto finish = [&]() -> absl::Status {

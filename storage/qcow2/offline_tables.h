@@ -29,6 +29,9 @@ Task<absl::StatusOr<std::vector<Be64>>> ReadL1Table(File& file, uint64_t l1_offs
 absl::StatusOr<std::vector<uint64_t>> TablesOf(const File& file, const Layout& layout,
                                                std::span<const Be64> l1);
 
+// Whether a cluster of [first, last] is in one of `runs`, which are sorted and do not overlap.
+bool Touches(std::span<const ClusterRun> runs, uint64_t first, uint64_t last);
+
 // Some L2 tables in memory.
 class TableWindow {
  public:
@@ -64,9 +67,9 @@ class TableWindow {
 
 // Appends the host clusters that the entries of one L2 table refer to, one run for neighbours, one
 // for each reference. DATA_LOSS for an entry that cannot be right, or that points into `metadata`
-// (sorted cluster numbers); with `skip_invalid` such entries are left out instead.
+// (sorted, apart); with `skip_invalid` such entries are left out instead.
 absl::Status AppendReferences(const std::string& name, const Layout& layout,
-                              std::span<const uint8_t> table, std::span<const uint64_t> metadata,
+                              std::span<const uint8_t> table, std::span<const ClusterRun> metadata,
                               bool skip_invalid, std::vector<ClusterRun>* runs);
 
 }  // namespace vireo::qcow2

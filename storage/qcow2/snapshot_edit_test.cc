@@ -287,6 +287,18 @@ TEST(SnapshotEditTest, DamageIsRefused) {
   }
 }
 
+// Many snapshots that say that they have one table cost no memory for each.
+TEST(SnapshotEditTest, TablesThatOverlapAreRefused) {
+  Qcow2Disk disk(CreateOptions{.size_bytes = kDisk, .cluster_bits = 9});
+  ASSERT_TRUE(Make(disk, "a").ok());
+  ASSERT_TRUE(Make(disk, "b").ok());
+  const absl::StatusOr<Header> header = disk.ReadTheHeader();
+  ASSERT_TRUE(header.ok());
+  // Both records have 40 + 24 + 2 bytes, padded to 72.
+  disk.Store64(header->snapshots_offset + 72, disk.Load64(header->snapshots_offset));
+  EXPECT_TRUE(absl::IsDataLoss(Delete(disk, "1")));
+}
+
 // --- Failures and power cuts at every step ---
 
 enum class Operation { kCreate, kDelete, kApply };
