@@ -45,6 +45,13 @@ bool IsKnown(const std::string& driver) {
          std::find(kFormats.begin(), kFormats.end(), driver) != kFormats.end();
 }
 
+absl::Status NoSnapshots(const std::string& driver) {
+  return Invalid(absl::StrFormat(
+      "%s: Block format '%s' used by device '' does not support temporarily loading internal "
+      "snapshots",
+      kSnapshotFailed, driver));
+}
+
 absl::Status UnknownDriver(const std::string& driver) {
   return absl::UnimplementedError(absl::StrFormat("Unknown driver '%s'", driver));
 }
@@ -436,6 +443,13 @@ Task<absl::StatusOr<BlockNode>> NodeOpener::OpenQcow2(std::unique_ptr<File> file
                       TakePassphrase(options, *header, settings.secrets));
   BackingOptions backing_options = TakeBacking(options);
   CO_RETURN_IF_ERROR(CheckAllTaken("qcow2", options));
+  if (settings.snapshot.has_value()) {
+    absl::StatusOr<qcow2::Header> then =
+        co_await qcow2::HeaderOfSnapshot(*file, *std::move(header), *std::move(settings.snapshot));
+    if (!then.ok()) co_return Annotate(then.status(), kSnapshotFailed);
+    header = *std::move(then);
+    settings.snapshot.reset();
+  }
   auto opening_data =
       qcow2::OpenGuestData(loop_, *file, *header, /*data_file=*/nullptr, std::move(passphrase));
   absl::StatusOr<std::unique_ptr<File>> data = co_await std::move(opening_data);
@@ -482,6 +496,7 @@ Task<absl::StatusOr<BlockNode>> NodeOpener::OpenDisk(DriverOptions options, Node
     options = std::move(common);
     NodeSettings below = own;
     below.no_backing = false;
+    below.snapshot.reset();
     auto opening = OpenChild(&options, "file", std::move(below), depth);
     absl::StatusOr<std::unique_ptr<File>> file = co_await std::move(opening);
     CO_RETURN_IF_ERROR(file.status());
@@ -500,6 +515,7 @@ Task<absl::StatusOr<BlockNode>> NodeOpener::OpenDisk(DriverOptions options, Node
       CO_RETURN_IF_ERROR(opened.status());
       node = *std::move(opened);
     } else {
+      if (settings.snapshot.has_value()) co_return NoSnapshots("raw");
       CO_ASSIGN_OR_RETURN(const std::optional<uint64_t> offset, options.TakeSize("offset"));
       CO_ASSIGN_OR_RETURN(const std::optional<uint64_t> size, options.TakeSize("size"));
       CO_RETURN_IF_ERROR(CheckAllTaken("raw", options));
@@ -512,6 +528,7 @@ Task<absl::StatusOr<BlockNode>> NodeOpener::OpenDisk(DriverOptions options, Node
     }
     node.probed = !stated.has_value();
   } else {
+    if (settings.snapshot.has_value()) co_return NoSnapshots(*stated);
     options.Set("driver", *stated);
     auto opening = OpenFile(std::move(options), settings, depth);
     absl::StatusOr<std::unique_ptr<File>> file = co_await std::move(opening);

@@ -10,6 +10,7 @@
 #define VIREO_STORAGE_OPEN_NODE_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -22,6 +23,7 @@
 #include "storage/driver_options.h"
 #include "storage/open_image.h"
 #include "storage/qcow2/image.h"
+#include "storage/qcow2/snapshots.h"
 
 namespace vireo {
 
@@ -35,6 +37,8 @@ struct NodeSettings {
   // Nothing says otherwise.
   bool share = false;       // No locks are taken and none respected: force-share
   bool no_backing = false;  // Of the top node: what a backing file holds reads as zeros.
+  // Of the top node, which is QCOW2 and read-only: the disk as it was then.
+  std::optional<qcow2::SnapshotChoice> snapshot;
   Blkdebug::Say say;        // May be null.
   const SecretStore* secrets = nullptr;  // For encrypt.key-secret; outlives the opening.
 };
@@ -58,6 +62,8 @@ bool IsProtocolDriver(const std::string& driver);
 
 // Opens what `options` describe. Without a "driver" at the top the first bytes of the file tell the
 // format. INVALID_ARGUMENT for options that nobody knows or understands; others as OpenImage().
+// What is wrong with a snapshot begins with kSnapshotFailed.
+inline constexpr char kSnapshotFailed[] = "Failed to load snapshot";
 Task<absl::StatusOr<BlockNode>> OpenNode(EventLoop& loop, Opener& opener, DriverOptions options,
                                          NodeSettings settings);
 

@@ -11,12 +11,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status.h"
-#include "storage/host_file.h"
 #include "storage/img/arguments.h"
+#include "storage/img/image_file.h"
 #include "storage/img/json.h"
 #include "storage/img/tool.h"
 #include "storage/open_image.h"
-#include "storage/qcow2/header_reader.h"
 
 namespace vireo::img {
 namespace {
@@ -26,31 +25,33 @@ using qcow2::Repair;
 
 constexpr int kNoSuchCheck = 63;
 
-Task<absl::StatusOr<bool>> LooksLikeQcow2(EventLoop& loop, Opener& opener, std::string path,
-                                          LockMode lock) {
-  HostFile::Options options = {.path = std::move(path), .read_only = true, .lock = lock};
-  absl::StatusOr<std::unique_ptr<File>> file =
-      co_await HostFile::Open(loop, opener, std::move(options));
-  CO_RETURN_IF_ERROR(file.status());
-  const absl::StatusOr<qcow2::Header> header =
-      co_await qcow2::ReadHeader(**file, qcow2::Access::kInspect);
-  CO_RETURN_IF_ERROR(co_await (*file)->Close());
-  co_return !absl::IsInvalidArgument(header.status());
-}
+// What one look at the image found; nothing to check in its format.
+struct Checked {
+  ImageFormat format = ImageFormat::kRaw;
+  CheckResult result;
+};
 
-Task<absl::StatusOr<CheckResult>> CheckOnce(EventLoop& loop, Opener& opener, std::string path,
-                                            LockMode lock, Repair repair,
-                                            qcow2::CheckReport* report) {
-  HostFile::Options options = {
-      .path = std::move(path), .read_only = repair == Repair::kNone, .lock = lock};
-  absl::StatusOr<std::unique_ptr<File>> file =
-      co_await HostFile::Open(loop, opener, std::move(options));
-  CO_RETURN_IF_ERROR(file.status());
-  const absl::StatusOr<CheckResult> result = co_await qcow2::CheckImage(**file, repair, report);
-  const absl::Status closed = co_await (*file)->Close();
-  CO_RETURN_IF_ERROR(result.status());
+Task<absl::StatusOr<Checked>> CheckOnce(EventLoop& loop, Opener& opener, SourceOptions options,
+                                        Repair repair, qcow2::CheckReport* report) {
+  options.read_only = repair == Repair::kNone;
+  const std::string name = options.name;
+  CO_ASSIGN_OR_RETURN(const ImageFile image,
+                      co_await OpenImageFile(loop, opener, std::move(options)));
+  Checked checked = {.format = image.format};
+  absl::Status status;
+  if (image.format == ImageFormat::kQcow2) {
+    const absl::StatusOr<CheckResult> result =
+        co_await qcow2::CheckImage(*image.file, repair, report);
+    if (result.ok()) {
+      checked.result = *result;
+    } else {
+      status = CouldNotOpen(name, result.status());
+    }
+  }
+  const absl::Status closed = co_await image.file->Close();
+  CO_RETURN_IF_ERROR(status);
   CO_RETURN_IF_ERROR(closed);
-  co_return *result;
+  co_return checked;
 }
 
 Json ToJson(const std::string& path, const CheckResult& result) {
@@ -58,18 +59,19 @@ Json ToJson(const std::string& path, const CheckResult& result) {
   const auto add = [&json](const char* key, uint64_t value) {
     if (value != 0) json.Add(key, value);
   };
+  // QEMU's order.
   add("image-end-offset", result.image_end_offset);
-  add("total-clusters", result.total_clusters);
-  if (result.allocated_clusters != 0) json.Add("allocated-clusters", result.allocated_clusters);
-  add("fragmented-clusters", result.fragmented_clusters);
   add("compressed-clusters", result.compressed_clusters);
-  add("leaks", result.leaks);
+  add("total-clusters", result.total_clusters);
   add("corruptions", result.corruptions);
-  add("leaks-fixed", result.leaks_fixed);
   add("corruptions-fixed", result.corruptions_fixed);
   json.Add("check-errors", result.check_errors);
+  add("leaks-fixed", result.leaks_fixed);
+  add("leaks", result.leaks);
+  add("allocated-clusters", result.allocated_clusters);
   json.Add("filename", path);
   json.Add("format", "qcow2");
+  add("fragmented-clusters", result.fragmented_clusters);
   return json;
 }
 
@@ -111,6 +113,7 @@ int Check(const Tool& tool, const std::vector<std::string>& args) {
                                                                  {'r', "repair", true},
                                                                  {'T', nullptr, true},
                                                                  {0, "output", true},
+                                                                 {0, "image-opts", false},
                                                                  {'U', "force-share", false}});
   if (!parsed.ok()) return tool.FailUsage("%s", std::string(parsed.status().message()));
   const std::string output = parsed->Value("output").value_or("human");
@@ -128,42 +131,32 @@ int Check(const Tool& tool, const std::vector<std::string>& args) {
                             *wanted);
     }
   }
+  const std::string cache_name = parsed->Value("T").value_or("writeback");
+  const std::optional<CacheMode> cache = ParseCacheMode(cache_name);
   if (parsed->operands.size() != 1) return tool.FailUsage("Expecting one image file name");
+  if (!cache.has_value()) return tool.Fail("Invalid source cache option: %s", cache_name);
   const std::string& path = parsed->operands[0];
-  const bool share = parsed->Has("U");
-  std::optional<ImageFormat> format;
-  if (const auto name = parsed->Value("f")) {
-    format = ImageFormatFromName(*name);
-    if (!format.has_value()) return tool.Fail("Unknown driver '%s'", *name);
-  } else {
-    // Looking is enough to say that there is nothing to check; nothing else trusts it.
-    const absl::StatusOr<bool> qcow2 = tool.loop.RunTask(
-        LooksLikeQcow2(tool.loop, tool.opener, path, share ? LockMode::kNone : LockMode::kShared));
-    if (!qcow2.ok()) {
-      return tool.Fail("Could not open '%s': %s", path, std::string(qcow2.status().message()));
-    }
-    format = *qcow2 ? ImageFormat::kQcow2 : ImageFormat::kRaw;
+  const SourceOptions options = {.name = path,
+                                 .format = parsed->Value("f"),
+                                 .image_opts = parsed->Has("image-opts"),
+                                 .share = parsed->Has("U"),
+                                 .cache = *cache};
+  if (options.image_opts && options.format.has_value()) {
+    return tool.Fail("--image-opts and --format are mutually exclusive");
   }
-  if (*format == ImageFormat::kRaw) {
-    tool.Fail("This image format does not support checks");
-    return kNoSuchCheck;
-  }
-
   const bool quiet = parsed->Has("q");
-  qcow2::CheckReport report = [&tool, quiet](const std::string& line) {
-    if (quiet) return;
+  qcow2::CheckReport report = [&tool](const std::string& line) {
     std::fflush(tool.out);
     std::fprintf(tool.err, "%s\n", line.c_str());
   };
-  const auto lock_for = [share](Repair mode) {
-    if (share) return LockMode::kNone;
-    return mode == Repair::kNone ? LockMode::kShared : LockMode::kExclusive;
-  };
-  absl::StatusOr<CheckResult> result =
-      tool.loop.RunTask(CheckOnce(tool.loop, tool.opener, path, lock_for(repair), repair, &report));
-  if (!result.ok()) {
-    return tool.Fail("Could not open '%s': %s", path, std::string(result.status().message()));
+  absl::StatusOr<Checked> checked =
+      tool.loop.RunTask(CheckOnce(tool.loop, tool.opener, options, repair, &report));
+  if (!checked.ok()) return tool.Fail("%s", std::string(checked.status().message()));
+  if (checked->format != ImageFormat::kQcow2) {
+    tool.Fail("This image format does not support checks");
+    return kNoSuchCheck;
   }
+  CheckResult* result = &checked->result;
   if (result->leaks_fixed > 0 || result->corruptions_fixed > 0) {
     const CheckResult fixed = *result;
     if (output == "human" && !quiet) {
@@ -173,19 +166,14 @@ int Check(const Tool& tool, const std::vector<std::string>& args) {
           "Double checking the fixed image now...\n",
           fixed.leaks_fixed, fixed.corruptions_fixed);
     }
-    result = tool.loop.RunTask(
-        CheckOnce(tool.loop, tool.opener, path, lock_for(Repair::kNone), Repair::kNone, &report));
-    if (!result.ok()) {
-      return tool.Fail("Could not open '%s': %s", path, std::string(result.status().message()));
-    }
+    checked = tool.loop.RunTask(CheckOnce(tool.loop, tool.opener, options, Repair::kNone, &report));
+    if (!checked.ok()) return tool.Fail("%s", std::string(checked.status().message()));
+    result = &checked->result;
     result->leaks_fixed = fixed.leaks_fixed;
     result->corruptions_fixed = fixed.corruptions_fixed;
   }
-  if (output == "json") {
-    tool.Print("%s\n", ToJson(path, *result).ToString());
-  } else if (!quiet) {
-    PrintHuman(tool, *result);
-  }
+  if (!quiet && output == "json") tool.Print("%s\n", ToJson(path, *result).ToString());
+  if (!quiet && output == "human") PrintHuman(tool, *result);
   if (result->check_errors > 0) return 1;
   if (result->corruptions > 0) return 2;
   if (result->leaks > 0) return 3;

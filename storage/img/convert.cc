@@ -3,9 +3,10 @@
 
 #include <sys/stat.h>
 
-#include <algorithm>
-#include <cstdlib>
+#include <cstdint>
+#include <cstdio>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -15,14 +16,18 @@
 #include "absl/strings/str_cat.h"
 #include "base/align.h"
 #include "base/status.h"
+#include "storage/host_file.h"
 #include "storage/img/arguments.h"
+#include "storage/img/copy_bitmaps.h"
 #include "storage/img/image_copy.h"
 #include "storage/img/new_image.h"
 #include "storage/img/opened.h"
 #include "storage/img/progress.h"
 #include "storage/img/size_argument.h"
+#include "storage/img/snapshot_argument.h"
 #include "storage/img/tool.h"
 #include "storage/img/unfinished_files.h"
+#include "storage/qcow2/packed_writer.h"
 
 namespace vireo::img {
 namespace {
@@ -36,6 +41,7 @@ struct Request {
   std::vector<std::string> sources;
   std::string target;
   std::optional<std::string> source_format;
+  std::optional<qcow2::SnapshotChoice> snapshot;
   std::string target_format = "raw";
   bool source_opts = false;
   bool target_opts = false;
@@ -52,6 +58,8 @@ struct Request {
   bool progress = false;
   bool in_order = true;
   bool salvage = false;
+  bool bitmaps = false;
+  bool skip_broken_bitmaps = false;
   std::optional<uint64_t> sparse_bytes;
   uint64_t bytes_per_second = 0;
   int workers = 8;
@@ -87,6 +95,9 @@ bool ReadRequest(const Tool& tool, const Arguments& parsed, Request& request) {
       const std::optional<uint64_t> rate = SizeArgument(tool, "rate limit", text);
       if (!rate.has_value()) return false;
       request.bytes_per_second = *rate;
+    } else if (option == "l") {
+      request.snapshot = SnapshotArgument(tool, text);
+      if (!request.snapshot.has_value()) return false;
     }
   }
   request.source_format = parsed.Value("f");
@@ -102,6 +113,8 @@ bool ReadRequest(const Tool& tool, const Arguments& parsed, Request& request) {
   request.progress = parsed.Has("p") && !request.quiet;
   request.in_order = !parsed.Has("W");
   request.salvage = parsed.Has("salvage");
+  request.bitmaps = parsed.Has("bitmaps");
+  request.skip_broken_bitmaps = parsed.Has("skip-broken-bitmaps");
   const bool offload = parsed.Has("C");
 
   const auto refuse = [&tool](const char* why) {
@@ -193,16 +206,85 @@ std::optional<uint64_t> BackingBytes(const Tool& tool, const Request& request,
   return bytes;
 }
 
+// The bitmaps to copy. Nothing, having said why, if they cannot be copied.
+std::optional<std::vector<qcow2::BitmapRecord>> ChooseBitmaps(const Tool& tool,
+                                                              const Request& request,
+                                                              const Opened& source,
+                                                              const SourceOptions& options) {
+  if (request.sources.size() > 1) {
+    tool.Fail("Copying bitmaps only possible with single source");
+    return std::nullopt;
+  }
+  const qcow2::Image* const image = source.source().image;
+  if (image == nullptr || image->header().layout.version < 3) {
+    tool.Fail("Source lacks bitmap support");
+    return std::nullopt;
+  }
+  absl::StatusOr<std::vector<qcow2::BitmapRecord>> records =
+      tool.loop.RunTask(ListBitmaps(tool.loop, tool.opener, options));
+  if (!records.ok()) {
+    tool.Fail("%s", std::string(records.status().message()));
+    return std::nullopt;
+  }
+  std::vector<qcow2::BitmapRecord> chosen;
+  for (qcow2::BitmapRecord& record : *records) {
+    if (record.usable()) {
+      chosen.push_back(std::move(record));
+    } else if (request.skip_broken_bitmaps) {
+      tool.Fail("warning: Skipping inconsistent bitmap '%s'", record.name);
+    } else {
+      tool.Fail("Cannot copy inconsistent bitmap '%s'", record.name);
+      std::fputs("Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove'\n", tool.err);
+      return std::nullopt;
+    }
+  }
+  return chosen;
+}
+
+// The new image, written by a PackedWriter.
+struct PackedTarget {
+  std::unique_ptr<File> file;
+  std::unique_ptr<qcow2::PackedWriter> writer;
+};
+
+Task<absl::StatusOr<PackedTarget>> OpenPacked(EventLoop& loop, Opener& opener,
+                                              HostFile::Options options) {
+  PackedTarget target;
+  CO_ASSIGN_OR_RETURN(target.file, co_await HostFile::Open(loop, opener, std::move(options)));
+  absl::StatusOr<std::unique_ptr<qcow2::PackedWriter>> writer =
+      co_await qcow2::PackedWriter::Open(loop, *target.file);
+  if (!writer.ok()) {
+    const absl::Status closed = co_await target.file->Close();
+    static_cast<void>(closed);
+    co_return writer.status();
+  }
+  target.writer = *std::move(writer);
+  co_return target;
+}
+
+// Ends the image that `copied` says is filled.
+Task<absl::Status> ClosePacked(PackedTarget& target, absl::Status copied) {
+  if (copied.ok()) {
+    copied = co_await target.writer->Finish();
+  }
+  co_await target.writer->Abandon();
+  const absl::Status closed = co_await target.file->Close();
+  co_return copied.ok() ? closed : copied;
+}
+
 int RunConvert(const Tool& tool, const Request& request) {
   Progress progress({.out = tool.out, .err = tool.err, .shown = request.progress});
   std::deque<Opened> sources;
   uint64_t size = 0;
+  SourceOptions source_options = {.format = request.source_format,
+                                  .image_opts = request.source_opts,
+                                  .share = request.share,
+                                  .snapshot = request.snapshot,
+                                  .cache = request.source_cache,
+                                  .secrets = tool.secrets};
   for (const std::string& name : request.sources) {
-    sources.emplace_back(tool, SourceOptions{.name = name,
-                                             .format = request.source_format,
-                                             .image_opts = request.source_opts,
-                                             .share = request.share,
-                                             .cache = request.source_cache});
+    source_options.name = name;
+    sources.emplace_back(tool, source_options);
     if (!sources.back().ok()) return 1;
     size += sources.back().size_bytes();
   }
@@ -210,6 +292,7 @@ int RunConvert(const Tool& tool, const Request& request) {
   const std::optional<ImageFormat> format = ImageFormatFromName(request.target_format);
   std::optional<std::string> backing_file = request.backing_file;
   std::string backing_format = request.backing_format.value_or("");
+  std::optional<std::vector<qcow2::BitmapRecord>> bitmaps;
   UnfinishedFiles files;
   std::optional<std::string> key_secret;
   if (request.create) {
@@ -227,6 +310,10 @@ int RunConvert(const Tool& tool, const Request& request) {
     }
     if (backing_file.has_value() && backing_format.empty()) {
       return tool.Fail("Use of backing file requires explicit backing format");
+    }
+    if (request.bitmaps) {
+      bitmaps = ChooseBitmaps(tool, request, sources.front(), source_options);
+      if (!bitmaps.has_value()) return 1;
     }
     if (request.compress) {
       if (*format != ImageFormat::kQcow2) {
@@ -251,18 +338,10 @@ int RunConvert(const Tool& tool, const Request& request) {
                                   .image_opts = request.target_opts,
                                   .read_only = false,
                                   .cache = request.target_cache,
-                                  .key_secret = std::move(key_secret)};
+                                  .key_secret = std::move(key_secret),
+                                  .secrets = tool.secrets};
   if (!request.target_opts) target_options.format = request.target_format;
-  Opened target(tool, target_options);
-  if (!target.ok()) return 1;
-  const bool is_qcow2 = target.source().format == ImageFormat::kQcow2;
-  if (request.compress && !is_qcow2) {
-    return tool.Fail("Compression not supported for this file format");
-  }
-  if (target.size_bytes() < size) return tool.Fail("output file is smaller than input file");
-
-  ImageCopy::Options options = {.target = &target.disk(),
-                                .target_is_zero = request.target_is_zero,
+  ImageCopy::Options options = {.target_is_zero = request.target_is_zero,
                                 .target_has_backing = backing_file.has_value(),
                                 .workers = request.workers,
                                 .in_order = request.in_order,
@@ -272,15 +351,50 @@ int RunConvert(const Tool& tool, const Request& request) {
   const qcow2::Image* const source_image = sources.front().source().image;
   options.source_has_backing =
       source_image != nullptr && source_image->header().backing_file.has_value();
+  if (request.sparse_bytes.has_value()) options.sparse_bytes = *request.sparse_bytes;
+
+  std::optional<Opened> target;
+  PackedTarget packed;
+  if (request.compress && !request.create) {
+    return tool.Fail("-c with -n: only a new image is compressed");
+  }
+  if (request.compress) {
+    absl::StatusOr<PackedTarget> opened =
+        tool.loop.RunTask(OpenPacked(tool.loop, tool.opener,
+                                     {.path = request.target,
+                                      .direct = request.target_cache.direct,
+                                      .no_flush = request.target_cache.no_flush,
+                                      .lock = LockMode::kExclusive}));
+    if (!opened.ok()) return tool.Fail("%s", std::string(opened.status().message()));
+    packed = *std::move(opened);
+    options.packer = packed.writer.get();
+    options.unit_bytes = packed.writer->header().layout.cluster_bytes();
+    options.target_is_zero = !backing_file.has_value() && options.sparse_bytes != 0;
+  } else {
+    target.emplace(tool, target_options);
+    if (!target->ok()) return 1;
+    if (target->size_bytes() < size) {
+      return tool.Fail("output file is smaller than input file");
+    }
+    options.target = &target->disk();
+    const bool is_qcow2 = target->source().format == ImageFormat::kQcow2;
+    if (is_qcow2) options.unit_bytes = target->source().image->header().layout.cluster_bytes();
+    if (request.create && !backing_file.has_value() && options.sparse_bytes != 0 &&
+        (is_qcow2 || !IsBlockDevice(request.target))) {
+      options.target_is_zero = true;
+    }
+    if (request.bitmaps && !bitmaps.has_value()) {  // Into an image that is there.
+      bitmaps = ChooseBitmaps(tool, request, sources.front(), source_options);
+      if (!bitmaps.has_value()) return 1;
+    }
+    if (request.bitmaps && !is_qcow2) {
+      return tool.Fail("Format driver '%s' does not support bitmaps",
+                       ImageFormatName(target->source().format));
+    }
+  }
   if (backing_file.has_value()) {
     options.target_backing_bytes =
-        BackingBytes(tool, request, *backing_file, backing_format).value_or(target.size_bytes());
-  }
-  if (is_qcow2) options.unit_bytes = target.source().image->header().layout.cluster_bytes();
-  if (request.sparse_bytes.has_value()) options.sparse_bytes = *request.sparse_bytes;
-  if (request.create && !backing_file.has_value() && (is_qcow2 || !IsBlockDevice(request.target)) &&
-      options.sparse_bytes != 0) {
-    options.target_is_zero = true;
+        BackingBytes(tool, request, *backing_file, backing_format).value_or(UINT64_MAX);
   }
 
   ImageCopy copy(tool.loop, std::move(options), progress);
@@ -288,8 +402,16 @@ int RunConvert(const Tool& tool, const Request& request) {
   for (const std::string& warning : copy.TakeWarnings()) {
     if (!request.quiet) tool.Fail("warning: %s", warning);
   }
-  const absl::Status closed = target.Close();
-  if (status.ok() && !closed.ok()) status = closed;
+  if (request.compress) {
+    status = tool.loop.RunTask(ClosePacked(packed, status));
+  } else {
+    const absl::Status closed = target->Close();
+    if (status.ok()) status = closed;
+  }
+  if (status.ok() && bitmaps.has_value()) {
+    status = tool.loop.RunTask(
+        CopyBitmaps(tool.loop, tool.opener, source_options, target_options, *std::move(bitmaps)));
+  }
   if (!status.ok()) return tool.Fail("%s", std::string(status.message()));
   progress.Set(100);
   files.Finish();
@@ -332,9 +454,9 @@ int Convert(const Tool& tool, const std::vector<std::string>& args) {
   if (request.target_opts && parsed->Has("O")) {
     return tool.Fail("--image-opts and --format are mutually exclusive");
   }
-  if (request.compress) return tool.Fail("-c is not supported yet");
-  if (parsed->Has("l")) return tool.Fail("-l is not supported yet");
-  if (parsed->Has("bitmaps")) return tool.Fail("--bitmaps is not supported yet");
+  if (request.snapshot.has_value() && request.sources.size() > 1) {
+    return tool.Fail("No support for concatenating multiple snapshot");
+  }
   return RunConvert(tool, request);
 }
 

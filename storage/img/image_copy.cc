@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -10,6 +11,7 @@
 #include "base/align.h"
 #include "base/iovecs.h"
 #include "base/status.h"
+#include "storage/qcow2/compressor.h"
 
 namespace vireo::img {
 namespace {
@@ -143,6 +145,10 @@ Task<absl::Status> ImageCopy::CopyPiece(Piece piece, uint8_t* bytes) {
     if (!read.ok()) co_return read;
     if (options_.bytes_per_second != 0) co_await Pace(piece.length);
   }
+  if (options_.packer != nullptr) {
+    const absl::Status status = co_await PackPiece(piece, bytes);
+    co_return status;
+  }
   if (options_.in_order) co_await WaitForTurn(piece.ticket);
   if (!status_.ok()) co_return absl::OkStatus();  // Another one has failed: told once.
   absl::Status status;
@@ -152,14 +158,90 @@ Task<absl::Status> ImageCopy::CopyPiece(Piece piece, uint8_t* bytes) {
     if (options_.in_order) EndTurn(piece.ticket);
     co_await writes.Join();
   }
+  if (status.ok()) CountDone(piece);
+  co_return status;
+}
+
+void ImageCopy::CountDone(const Piece& piece) {
   const bool counted =
       piece.kind == Kind::kData || (piece.kind == Kind::kZero && !options_.target_is_zero);
-  if (status.ok() && counted) {
-    copied_ += piece.length;
-    progress_.Set(100.0f * static_cast<float>(std::min(copied_, to_copy_)) /
-                  static_cast<float>(std::max<uint64_t>(to_copy_, 1)));
+  if (!counted) return;
+  copied_ += piece.length;
+  progress_.Set(100.0f * static_cast<float>(std::min(copied_, to_copy_)) /
+                static_cast<float>(std::max<uint64_t>(to_copy_, 1)));
+}
+
+Task<absl::Status> ImageCopy::PackPiece(Piece piece, uint8_t* bytes) {
+  const uint64_t unit = options_.unit_bytes;
+  std::vector<Packed> clusters;
+  if (piece.kind == Kind::kData) {
+    clusters.resize(DivideRoundUp<uint64_t>(piece.length, unit));
+    // The disk may end inside of its last cluster.
+    std::memset(bytes + piece.length, 0, AlignUp<uint64_t>(piece.length, unit) - piece.length);
+    TaskScope compressing(loop_);
+    for (size_t i = 0; i < clusters.size(); ++i) {
+      clusters[i].zero = options_.sparse_bytes != 0 && IsZero(bytes + i * unit, unit);
+      if (!clusters[i].zero) compressing.Spawn(CompressCluster(bytes + i * unit, &clusters[i]));
+    }
+    co_await compressing.Join();
   }
-  co_return status;
+  co_await WaitForTurn(piece.ticket);
+  if (!status_.ok()) co_return absl::OkStatus();  // Another one has failed: told once.
+  absl::Status status;
+  if (piece.kind == Kind::kData) {
+    status = co_await PackData(piece, bytes, &clusters);
+  } else if (piece.kind == Kind::kZero) {
+    status = co_await PackZeros(piece.offset, piece.length);
+  }
+  if (!status.ok()) co_return At("writing", piece.offset, status);
+  EndTurn(piece.ticket);
+  CountDone(piece);
+  co_return absl::OkStatus();
+}
+
+Task<void> ImageCopy::CompressCluster(const uint8_t* bytes, Packed* packed) {
+  const std::span<const uint8_t> cluster(bytes, options_.unit_bytes);
+  const auto compression =
+      static_cast<qcow2::Compression>(options_.packer->header().compression_type);
+  auto compress = [compression, cluster] { return qcow2::Compress(compression, cluster); };
+  auto compressing = loop_.Offload(std::move(compress));
+  std::optional<std::vector<uint8_t>> stream = co_await std::move(compressing);
+  if (stream.has_value()) packed->stream = *std::move(stream);
+}
+
+Task<absl::Status> ImageCopy::PackData(Piece piece, const uint8_t* bytes,
+                                       std::vector<Packed>* clusters) {
+  const uint64_t unit = options_.unit_bytes;
+  for (size_t i = 0; i < clusters->size(); ++i) {
+    const Packed& packed = (*clusters)[i];
+    const uint64_t offset = piece.offset + i * unit;
+    if (packed.zero) {
+      CO_RETURN_IF_ERROR(co_await PackZeros(offset, unit));
+      continue;
+    }
+    const std::span<const uint8_t> cluster(bytes + i * unit, unit);
+    CO_RETURN_IF_ERROR(co_await options_.packer->Add(offset, packed.stream, cluster));
+  }
+  co_return absl::OkStatus();
+}
+
+Task<absl::Status> ImageCopy::PackZeros(uint64_t offset, uint64_t length) {
+  if (options_.target_is_zero) co_return absl::OkStatus();
+  const uint64_t unit = options_.unit_bytes;
+  const bool has_zero_clusters = options_.packer->header().layout.version >= 3;
+  const std::vector<uint8_t> zeros(has_zero_clusters ? 0 : unit);
+  std::vector<uint8_t> stream;
+  if (!has_zero_clusters) {
+    stream = qcow2::Compress(qcow2::Compression::kDeflate, zeros).value_or(stream);
+  }
+  for (uint64_t at = 0; at < length; at += unit) {
+    if (has_zero_clusters) {
+      CO_RETURN_IF_ERROR(co_await options_.packer->AddZeros(offset + at));
+    } else {
+      CO_RETURN_IF_ERROR(co_await options_.packer->Add(offset + at, stream, zeros));
+    }
+  }
+  co_return absl::OkStatus();
 }
 
 Task<absl::Status> ImageCopy::ReadPiece(uint64_t offset, uint64_t length, uint8_t* bytes) {

@@ -22,6 +22,7 @@
 #include "storage/block_backend.h"
 #include "storage/buffer_pool.h"
 #include "storage/img/progress.h"
+#include "storage/qcow2/packed_writer.h"
 
 namespace vireo::img {
 
@@ -40,7 +41,9 @@ class ImageCopy {
     uint64_t target_backing_bytes = 0;
     int workers = 8;
     bool in_order = true;
-    bool salvage = false;           // What cannot be read becomes zeros.
+    bool salvage = false;  // What cannot be read becomes zeros.
+    // Set: what is written goes there, compressed, and not to `target`.
+    qcow2::PackedWriter* packer = nullptr;
     uint64_t bytes_per_second = 0;  // 0 = as fast as it goes.
   };
 
@@ -82,6 +85,16 @@ class ImageCopy {
   Task<absl::Status> ReadPiece(uint64_t offset, uint64_t length, uint8_t* bytes);
   Task<absl::Status> Salvage(BlockBackend* source, uint64_t base, uint64_t offset, uint64_t length,
                              uint8_t* bytes);
+  // The same for a piece whose clusters are compressed: all of them at once, then packed in turn.
+  Task<absl::Status> PackPiece(Piece piece, uint8_t* bytes);
+  struct Packed {
+    bool zero = false;
+    std::vector<uint8_t> stream;  // Empty: to be stored as it is.
+  };
+  Task<void> CompressCluster(const uint8_t* bytes, Packed* packed);
+  Task<absl::Status> PackData(Piece piece, const uint8_t* bytes, std::vector<Packed>* clusters);
+  Task<absl::Status> PackZeros(uint64_t offset, uint64_t length);
+  void CountDone(const Piece& piece);
   // Starts the writes of a piece that has been read.
   void StartWrites(const Piece& piece, uint8_t* bytes, TaskScope& writes, absl::Status* status);
   Task<void> WriteData(uint64_t offset, const uint8_t* bytes, uint64_t length,

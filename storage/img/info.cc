@@ -1,14 +1,16 @@
-// vireo-img info: what an image's header says. Opens nothing but the file it is given.
+// vireo-img info: what an image's header says. Opens nothing but the file it is given, and with
+// --backing-chain those that it and its backing files name.
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "base/align.h"
 #include "base/status.h"
-#include "storage/host_file.h"
 #include "storage/img/arguments.h"
+#include "storage/img/image_file.h"
 #include "storage/img/json.h"
 #include "storage/img/size.h"
 #include "storage/img/snapshot_list.h"
@@ -28,47 +30,46 @@ struct Facts {
   ImageFormat format = ImageFormat::kRaw;
   uint64_t virtual_bytes = 0;
   uint64_t actual_bytes = 0;
+  FileIdentity identity;
   qcow2::Header header;  // Of a QCOW2 image.
   std::vector<qcow2::Snapshot> snapshots;
   std::vector<qcow2::BitmapRecord> bitmaps;
   std::optional<crypto::LuksHeader> luks;
 };
 
-Task<absl::StatusOr<Facts>> Gather(EventLoop& loop, Opener& opener, std::string path,
-                                   std::optional<ImageFormat> format, LockMode lock) {
-  HostFile::Options options = {.path = path, .read_only = true, .lock = lock};
-  absl::StatusOr<std::unique_ptr<File>> opened =
-      co_await HostFile::Open(loop, opener, std::move(options));
-  CO_RETURN_IF_ERROR(opened.status());
-  File& file = **opened;
-  Facts facts = {.path = path};
-  CO_ASSIGN_OR_RETURN(facts.actual_bytes, file.AllocatedBytes());
-  absl::StatusOr<qcow2::Header> header = co_await qcow2::ReadHeader(file, qcow2::Access::kInspect);
-  if (format.has_value()) {
-    facts.format = *format;
-  } else {
-    // The one place that looks: it only prints. Whatever says it is QCOW2 is treated as such.
-    const bool no_qcow2 = absl::IsInvalidArgument(header.status());
-    facts.format = no_qcow2 ? ImageFormat::kRaw : ImageFormat::kQcow2;
+Task<absl::Status> GatherQcow2(File& file, Facts* facts) {
+  CO_ASSIGN_OR_RETURN(facts->header, co_await qcow2::ReadHeader(file, qcow2::Access::kInspect));
+  facts->virtual_bytes = facts->header.size_bytes;
+  if (facts->header.encryption.has_value()) {
+    CO_ASSIGN_OR_RETURN(facts->luks,
+                        co_await crypto::ReadLuksHeader(file, qcow2::LuksAreaOf(facts->header)));
   }
-  if (facts.format == ImageFormat::kRaw) {
-    facts.virtual_bytes = AlignUp<uint64_t>(file.size(), 512);
-  } else {
-    CO_RETURN_IF_ERROR(header.status());
-    facts.header = *std::move(header);
-    facts.virtual_bytes = facts.header.size_bytes;
-    if (facts.header.encryption.has_value()) {
-      CO_ASSIGN_OR_RETURN(facts.luks,
-                          co_await crypto::ReadLuksHeader(file, qcow2::LuksAreaOf(facts.header)));
-    }
-    absl::StatusOr<qcow2::SnapshotTable> table =
-        co_await qcow2::ReadSnapshotTable(file, facts.header);
-    if (table.ok()) facts.snapshots = std::move(table->snapshots);
-    absl::StatusOr<std::vector<qcow2::BitmapRecord>> bitmaps =
-        co_await qcow2::ReadBitmapDirectory(file, facts.header);
-    if (bitmaps.ok()) facts.bitmaps = *std::move(bitmaps);
+  absl::StatusOr<qcow2::SnapshotTable> table =
+      co_await qcow2::ReadSnapshotTable(file, facts->header);
+  if (table.ok()) facts->snapshots = std::move(table->snapshots);
+  absl::StatusOr<std::vector<qcow2::BitmapRecord>> bitmaps =
+      co_await qcow2::ReadBitmapDirectory(file, facts->header);
+  if (bitmaps.ok()) facts->bitmaps = *std::move(bitmaps);
+  co_return absl::OkStatus();
+}
+
+Task<absl::StatusOr<Facts>> Gather(EventLoop& loop, Opener& opener, SourceOptions options) {
+  const std::string name = options.name;
+  CO_ASSIGN_OR_RETURN(const ImageFile image,
+                      co_await OpenImageFile(loop, opener, std::move(options)));
+  File& file = *image.file;
+  Facts facts = {.path = file.name(), .format = image.format};
+  const absl::StatusOr<uint64_t> bytes = file.AllocatedBytes();
+  absl::Status status = bytes.status();
+  if (bytes.ok()) facts.actual_bytes = *bytes;
+  facts.virtual_bytes = AlignUp<uint64_t>(file.size(), 512);
+  facts.identity = file.identity();
+  if (status.ok() && facts.format == ImageFormat::kQcow2) {
+    status = co_await GatherQcow2(file, &facts);
   }
-  CO_RETURN_IF_ERROR(co_await file.Close());
+  const absl::Status closed = co_await file.Close();
+  if (!status.ok()) co_return CouldNotOpen(name, status);
+  CO_RETURN_IF_ERROR(closed);
   co_return facts;
 }
 
@@ -137,6 +138,7 @@ Json LuksToJson(const crypto::LuksHeader& luks) {
 Json ToJson(const Facts& facts) {
   Json json = Json::Object();
   const qcow2::Header& header = facts.header;
+  if (!header.backing_format.empty()) json.Add("backing-filename-format", header.backing_format);
   if (!facts.snapshots.empty()) {
     Json list = Json::Array();
     for (const qcow2::Snapshot& snapshot : facts.snapshots) {
@@ -153,7 +155,6 @@ Json ToJson(const Facts& facts) {
     }
     json.Add("snapshots", std::move(list));
   }
-  if (!header.backing_format.empty()) json.Add("backing-filename-format", header.backing_format);
   json.Add("virtual-size", facts.virtual_bytes);
   json.Add("filename", facts.path);
   if (facts.format == ImageFormat::kQcow2) json.Add("cluster-size", header.layout.cluster_bytes());
@@ -271,30 +272,50 @@ int Info(const Tool& tool, const std::vector<std::string>& args) {
   const absl::StatusOr<Arguments> parsed = ParseArguments(args, {{'f', nullptr, true},
                                                                  {0, "output", true},
                                                                  {0, "backing-chain", false},
+                                                                 {0, "image-opts", false},
                                                                  {'U', "force-share", false}});
   if (!parsed.ok()) return tool.FailUsage("%s", std::string(parsed.status().message()));
   const std::string output = parsed->Value("output").value_or("human");
   if (output != "human" && output != "json") {
     return tool.Fail("--output must be used with human or json as argument.");
   }
-  if (parsed->Has("backing-chain")) return tool.Fail("--backing-chain is not supported yet");
   if (parsed->operands.size() != 1) return tool.FailUsage("Expecting one image file name");
-  std::optional<ImageFormat> format;
-  if (const auto name = parsed->Value("f")) {
-    format = ImageFormatFromName(*name);
-    if (!format.has_value()) return tool.Fail("Unknown driver '%s'", *name);
+  SourceOptions options = {.name = parsed->operands[0],
+                           .format = parsed->Value("f"),
+                           .image_opts = parsed->Has("image-opts"),
+                           .share = parsed->Has("U")};
+  if (options.image_opts && options.format.has_value()) {
+    return tool.Fail("--image-opts and --format are mutually exclusive");
   }
-  const LockMode lock = parsed->Has("U") ? LockMode::kNone : LockMode::kShared;
-  const absl::StatusOr<Facts> facts =
-      tool.loop.RunTask(Gather(tool.loop, tool.opener, parsed->operands[0], format, lock));
-  if (!facts.ok()) {
-    return tool.Fail("Could not open '%s': %s", parsed->operands[0],
-                     std::string(facts.status().message()));
+  const bool whole_chain = parsed->Has("backing-chain");
+  std::vector<Facts> chain;
+  std::set<FileIdentity> seen;
+  while (true) {
+    absl::StatusOr<Facts> facts = tool.loop.RunTask(Gather(tool.loop, tool.opener, options));
+    if (!facts.ok()) return tool.Fail("%s", std::string(facts.status().message()));
+    if (!seen.insert(facts->identity).second) {
+      return tool.Fail("Backing file '%s' creates an infinite loop.", options.name);
+    }
+    chain.push_back(*std::move(facts));
+    const qcow2::Header& header = chain.back().header;
+    if (!whole_chain || !header.backing_file.has_value()) break;
+    const absl::StatusOr<std::string> path =
+        BackingFilePath(chain.back().path, *header.backing_file);
+    if (!path.ok()) return tool.Fail("%s", std::string(path.status().message()));
+    options.name = *path;
+    options.image_opts = false;
+    options.format.reset();
+    if (!header.backing_format.empty()) options.format = header.backing_format;
   }
   if (output == "json") {
-    tool.Print("%s\n", ToJson(*facts).ToString());
-  } else {
-    PrintHuman(tool, *facts);
+    Json list = Json::Array();
+    for (const Facts& facts : chain) list.Append(ToJson(facts));
+    tool.Print("%s\n", (whole_chain ? list : ToJson(chain.front())).ToString());
+    return 0;
+  }
+  for (size_t i = 0; i < chain.size(); ++i) {
+    if (i > 0) tool.Print("\n");
+    PrintHuman(tool, chain[i]);
   }
   return 0;
 }

@@ -1,5 +1,3 @@
-#include <algorithm>
-#include <array>
 #include <string>
 #include <utility>
 #include <vector>
@@ -52,7 +50,8 @@ constexpr Verb kVerbs[] = {
     {"convert", Convert,
      "[--image-opts] [--target-image-opts] [--target-is-zero] [-U] [-C] [-p] [-q] [-n]\n"
      "      [-f FORMAT] [-t CACHE] [-T CACHE2] [-O FORMAT2] [-B BACKING_FILE -F BACKING_FORMAT]\n"
-     "      [-o OPTIONS] [-S SIZE] [-r RATE] [-m N] [-W] [--salvage] FILE [FILE2...] TARGET\n"
+     "      [-o OPTIONS] [-l SNAPSHOT] [-S SIZE] [-r RATE] [-m N] [-W] [-c] [--salvage]\n"
+     "      [--bitmaps [--skip-broken-bitmaps]] FILE [FILE2...] TARGET\n"
      "    Copies disks, one behind the other, into a new image; -n: into one that is there. Runs\n"
      "    of zeros of SIZE (4k) and more are left out, with -S 0 none. -m: pieces under way at a\n"
      "    time (8); -W: written in any order. --salvage goes on where FILE cannot be read.\n"},
@@ -86,6 +85,13 @@ constexpr Verb kVerbs[] = {
     {"snapshot", Snapshot,
      "[--image-opts] [-q] [-U] [-l | -c NAME | -d NAME | -a ID_OR_NAME] FILE\n"
      "    Lists the internal snapshots of FILE, makes one, deletes one, or goes back to one.\n"},
+    {"verify-upload", VerifyUpload,
+     "[-q] [-f qcow2|raw] [--max-virtual-size=SIZE] [--max-ratio=N] [--allow-snapshots]\n"
+     "      [--output=human|json] [-U] FILE\n"
+     "    Tells whether a stranger's image may become a template: stands alone, names no other\n"
+     "    file, is sound, and is no larger than SIZE (2T) and N (100) times its file. Exit "
+     "status:\n"
+     "    0 accepted, 1 refused, 2 could not tell.\n"},
 };
 
 constexpr char kHelpHead[] =
@@ -107,9 +113,6 @@ constexpr char kHelpTail[] =
     "  --help, --version\n";
 
 constexpr char kVersion[] = "vireo-img version 0.1 (as qemu-img 7.2)\n";
-
-// Verbs of qemu-img that are to come.
-constexpr std::array kLater = {"verify-upload"};
 
 void PrintHelp(const Tool& tool) {
   tool.Print("%s", kHelpHead);
@@ -177,9 +180,6 @@ int Run(const Tool& tool, const std::vector<std::string>& args) {
                                .err = tool.err,
                                .secrets = &secrets};
     return known.run(with_secrets, rest);
-  }
-  if (std::find(kLater.begin(), kLater.end(), verb) != kLater.end()) {
-    return tool.Fail("%s is not supported yet", verb);
   }
   return tool.FailUsage("Command not found: %s", verb);
 }

@@ -62,9 +62,11 @@ Task<absl::StatusOr<Source>> OpenSource(EventLoop& loop, Opener& opener, SourceO
                            .writethrough = options.cache.writethrough,
                            .share = options.share,
                            .no_backing = options.no_backing,
+                           .snapshot = options.snapshot,
                            .secrets = options.secrets};
   absl::StatusOr<BlockNode> node =
       co_await OpenNode(loop, opener, *std::move(drivers), std::move(settings));
+  if (absl::StartsWith(node.status().message(), kSnapshotFailed)) co_return node.status();
   if (!node.ok()) co_return CouldNotOpen(name, node.status());
   Source source = {.name = name,
                    .driver = std::move(node->driver),

@@ -38,8 +38,9 @@ struct SourceOptions {
   std::optional<std::string> format;  // -f; without it the first bytes tell.
   bool image_opts = false;            // --image-opts
   bool read_only = true;
-  bool share = false;       // -U: no lock is taken and none respected.
-  bool no_backing = false;  // The backing file is not opened.
+  bool share = false;                             // -U: no lock is taken and none respected.
+  bool no_backing = false;                        // The backing file is not opened.
+  std::optional<qcow2::SnapshotChoice> snapshot;  // Read-only, the disk as it was then.
   CacheMode cache;
   std::optional<std::string> key_secret;  // As encrypt.key-secret of an image-opts would say.
   const SecretStore* secrets = nullptr;   // For encrypt.key-secret; outlives the opening.

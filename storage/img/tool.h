@@ -61,6 +61,7 @@ int Measure(const Tool& tool, const std::vector<std::string>& args);
 int Rebase(const Tool& tool, const std::vector<std::string>& args);
 int Resize(const Tool& tool, const std::vector<std::string>& args);
 int Snapshot(const Tool& tool, const std::vector<std::string>& args);
+int VerifyUpload(const Tool& tool, const std::vector<std::string>& args);
 
 // The whole program; `args` without its name.
 int Run(const Tool& tool, const std::vector<std::string>& args);

@@ -23,6 +23,37 @@ uint64_t Load64(std::span<const uint8_t> bytes, uint64_t offset) {
 
 }  // namespace
 
+const Snapshot* FindSnapshot(const std::vector<Snapshot>& snapshots, const SnapshotChoice& choice) {
+  if (!choice.id.has_value() && !choice.name.has_value()) {
+    return FindSnapshot(snapshots, choice.id_or_name);
+  }
+  for (const Snapshot& snapshot : snapshots) {
+    if (choice.id.has_value() && snapshot.id != *choice.id) continue;
+    if (choice.name.has_value() && snapshot.name != *choice.name) continue;
+    return &snapshot;
+  }
+  return nullptr;
+}
+
+Task<absl::StatusOr<Header>> HeaderOfSnapshot(File& file, Header header, SnapshotChoice choice) {
+  CO_ASSIGN_OR_RETURN(const SnapshotTable table, co_await ReadSnapshotTable(file, header));
+  const Snapshot* const snapshot = FindSnapshot(table.snapshots, choice);
+  if (snapshot == nullptr) co_return absl::NotFoundError("Can't find snapshot");
+  CO_RETURN_IF_ERROR(CheckSnapshotL1(file, header.layout, *snapshot));
+  const uint64_t size = AlignDown<uint64_t>(snapshot->disk_bytes, 512);
+  if (size > INT64_MAX || snapshot->l1_entries < header.layout.l1_entries_for(size)) {
+    co_return absl::DataLossError(
+        absl::StrFormat("%s: the L1 table of the snapshot does not cover its disk", file.name()));
+  }
+  header.l1_offset = snapshot->l1_offset;
+  header.l1_entries = snapshot->l1_entries;
+  header.size_bytes = size;
+  // Its tables may be those of the snapshots, too: they are looked at as this disk's alone.
+  header.snapshot_count = 0;
+  header.snapshots_offset = 0;
+  co_return header;
+}
+
 absl::Status CheckSnapshotL1(const File& file, const Layout& layout, const Snapshot& snapshot) {
   const uint64_t bytes = uint64_t{snapshot.l1_entries} * 8;
   if (bytes > kMaxL1Bytes) {

@@ -4,6 +4,7 @@
 #define VIREO_STORAGE_QCOW2_SNAPSHOTS_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,18 @@ absl::StatusOr<std::vector<uint8_t>> SerializeSnapshotTable(const std::vector<Sn
 
 // The one whose id is `text`, else the first whose name is; null if there is none.
 const Snapshot* FindSnapshot(const std::vector<Snapshot>& snapshots, const std::string& text);
+
+// What a command line says of a snapshot.
+struct SnapshotChoice {
+  std::string id_or_name;  // Looked up as FindSnapshot() does, unless one of these is set:
+  std::optional<std::string> id;
+  std::optional<std::string> name;
+};
+const Snapshot* FindSnapshot(const std::vector<Snapshot>& snapshots, const SnapshotChoice& choice);
+
+// The header that shows the disk as it was in the snapshot, to be opened read-only. NOT_FOUND;
+// DATA_LOSS if its L1 table cannot be right.
+Task<absl::StatusOr<Header>> HeaderOfSnapshot(File& file, Header header, SnapshotChoice choice);
 
 // OK if the snapshot's L1 table can be where it says; DATA_LOSS with the reason otherwise.
 absl::Status CheckSnapshotL1(const File& file, const Layout& layout, const Snapshot& snapshot);

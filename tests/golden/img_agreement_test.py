@@ -10,9 +10,11 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 VIREO_IMG = os.path.abspath(sys.argv[1])
@@ -274,6 +276,50 @@ class Convert(Agreement):
             for flags in ("", "-o cluster_size=4k", "-S 0"):
                 self.agree(f"convert -O qcow2 {flags} {line} x", [("x", "qcow2")])
 
+    def test_compressed(self):
+        self.pattern("a.raw", 5 * 1024 * 1024 + 512 * 7)
+        self.chain()
+        for shape in SHAPES + ("compression_type=zstd,cluster_size=2M", "extended_l2=on,cluster_size=16k"):
+            options = f"-o {shape}" if shape else ""
+            for name in ("a.raw", "c.qcow2"):
+                self.agree(f"convert -c -O qcow2 {options} {name} x", [("x", "qcow2")])
+                self.agree(f"convert -c -W -m 16 -t none -O qcow2 {options} {name} x", [("x", "qcow2")])
+        self.agree("convert -c -S 0 -O qcow2 a.raw x", [("x", "qcow2")])
+        for version in ("1.1", "0.10"):
+            for line in ("-B a.raw -F raw b.qcow2", "-B a.raw -F raw a.raw", "-B b.qcow2 -F qcow2 c.qcow2"):
+                self.agree(f"convert -c -O qcow2 -o compat={version} {line} x", [("x", "qcow2")])
+        self.agree_on_all(["convert -c a.raw x", "convert -c -O qcow2 -o preallocation=metadata a.raw x",
+                           "convert -c -O qcow2 -o encrypt.format=luks a.raw x"])
+
+    def test_snapshots(self):
+        self.chain()
+        self.img("snapshot", "-c", "first", "b.qcow2")
+        self.io("b.qcow2", "write -P 77 0 3M")
+        self.img("snapshot", "-c", "2nd", "b.qcow2")
+        self.io("b.qcow2", "write -P 78 0 10M")
+        for which in ("first", "2nd", "1", "2", "snapshot.id=2", "snapshot.name=first", "snapshot.id=1,snapshot.name=first"):
+            for fmt in ("raw", "qcow2"):
+                self.agree(f"convert -l {which} -O {fmt} b.qcow2 x", [("x", fmt)])
+            self.agree(f"measure -l {which} -O qcow2 b.qcow2")
+        self.agree_on_all([
+            "convert -l nope -O raw b.qcow2 x", "convert -l snapshot.foo=1 -O raw b.qcow2 x", "convert -l first a.raw x",
+            "convert -l first b.qcow2 b.qcow2 x", "convert -l snapshot.id=1,snapshot.name=2nd -O raw b.qcow2 x",
+            "measure -l nope b.qcow2"])
+
+    def test_bitmaps(self):
+        self.chain()
+        for name, flags in (("one", []), ("two", ["-g", "4096"])):
+            self.img("bitmap", "--add", *flags, "b.qcow2", name)
+            self.io("b.qcow2", "write -P 5 1M 100k")
+        self.img("bitmap", "--disable", "b.qcow2", "one")
+        self.agree("convert --bitmaps -O qcow2 b.qcow2 x", [("x", "qcow2")])
+        self.agree("convert --bitmaps -c -O qcow2 -o cluster_size=4k b.qcow2 x", [("x", "qcow2")])
+        self.agree("convert --bitmaps -O qcow2 c.qcow2 x", [("x", "qcow2")])
+        for flags in ("-O qcow2", "-O qcow2 -o cluster_size=512", "-O qcow2 -o compat=0.10", "-O raw", "-O qcow2 --output=json"):
+            self.agree(f"measure {flags} b.qcow2")
+        self.agree_on_all(["convert --bitmaps a.raw x", "convert --bitmaps -O qcow2 b.qcow2 a.raw x",
+                           "convert --bitmaps -O raw b.qcow2 x"])
+
     def test_existing_target(self):
         self.chain()
         for name, fmt in (("t.raw", "raw"), ("t.qcow2", "qcow2")):
@@ -304,6 +350,104 @@ class Convert(Agreement):
             "convert -O qcow2 -o ,, a.raw x", "convert -n -O raw a.raw tiny.raw", "convert a.raw a.raw",
             "convert -O qcow2 a.raw a.raw", "convert -D x a.raw x", "convert -O qcow2 -o help", "convert -o help",
             "convert -O qcow2 -o help a.raw x", "convert -O foo -o help"])
+
+
+class Info(Agreement):
+    def test_chains(self):
+        self.chain()
+        self.img("snapshot", "-c", "first", "b.qcow2")
+        self.img("bitmap", "--add", "b.qcow2", "dirty")
+        for name in ("a.raw", "b.qcow2", "c.qcow2", "z.qcow2"):
+            for flags in ("", "--output=json", "--backing-chain", "--backing-chain --output=json", "-U", "-f raw"):
+                self.agree(f"info {flags} {name}")
+        self.agree("info --image-opts driver=qcow2,file.filename=c.qcow2")
+        self.agree(["info", 'json:{"driver":"qcow2","file":{"driver":"file","filename":"c.qcow2"}}'])
+
+    def test_refusals(self):
+        self.chain()
+        self.img("create", "-q", "-u", "-f", "qcow2", "-b", "loop.qcow2", "-F", "qcow2", "other.qcow2", "1M")
+        os.rename(os.path.join(self.start, "other.qcow2"), os.path.join(self.start, "loop.qcow2"))
+        self.img("create", "-q", "-u", "-f", "qcow2", "-b", "nosuch", "-F", "raw", "orphan.qcow2", "1M")
+        self.agree_on_all(["info", "info a b", "info nosuch", "info --output=foo a.raw", "info -f foo a.raw", "info -f qcow2 a.raw",
+                           "info -z a.raw", "info --image-opts -f raw driver=raw,file.filename=a.raw",
+                           "info --backing-chain loop.qcow2", "info --backing-chain orphan.qcow2", "info orphan.qcow2"])
+
+
+class Check(Agreement):
+    def poke(self, name, offset, data):
+        with open(os.path.join(self.start, name), "r+b") as file:
+            file.seek(offset)
+            file.write(data)
+
+    def test_sound(self):
+        self.chain()
+        for name in ("b.qcow2", "c.qcow2", "z.qcow2"):
+            for flags in ("", "-q", "--output=json", "-r leaks", "-r all", "-r all --output=json", "-U", "-T none",
+                          "--output=json -q"):
+                self.agree(f"check {flags} {name}", [(name, "qcow2")])
+        self.agree("check --image-opts driver=qcow2,file.filename=z.qcow2")
+
+    def test_leaks_and_errors(self):
+        self.img("create", "-q", "-f", "qcow2", "d.qcow2", "8M")
+        self.io("d.qcow2", "write -P 1 1M 300k")
+        self.poke("d.qcow2", 0x20000 + 2 * 30, b"\0\1")
+        os.truncate(os.path.join(self.start, "d.qcow2"), 4 << 20)
+        for flags in ("", "-q", "--output=json"):
+            self.agree(f"check {flags} d.qcow2")
+        self.poke("d.qcow2", 0x20000 + 2 * 5, b"\0\0")
+        for flags in ("", "-q", "--output=json"):
+            self.agree(f"check {flags} d.qcow2")
+
+    def test_refusals(self):
+        self.chain()
+        self.agree_on_all(["check", "check a b", "check nosuch", "check -f foo b.qcow2", "check -r foo b.qcow2", "check -T foo b.qcow2",
+                           "check --output=foo b.qcow2", "check -f raw b.qcow2", "check a.raw", "check -r all -U b.qcow2",
+                           "check --output=json -f raw b.qcow2", "check -f qcow2 a.raw"])
+
+
+class Interrupted(unittest.TestCase):
+    """What is ours alone: an interrupted run leaves no half file, and SIGUSR1 asks how far it has come."""
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory(dir=os.environ.get("TEST_TMPDIR"))
+        self.addCleanup(self.folder.cleanup)
+        with open(os.path.join(self.folder.name, "a.raw"), "wb") as file:
+            file.write(random.Random(1).randbytes(64 << 20))
+
+    def start(self, *args):
+        process = subprocess.Popen([VIREO_IMG, *args], cwd=self.folder.name, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(process.kill)
+        target = os.path.join(self.folder.name, args[-1])
+        deadline = time.monotonic() + LIMIT
+        while not (os.path.exists(target) and os.path.getsize(target) > 0 and os.stat(target).st_blocks > 4000):
+            self.assertIsNone(process.poll(), "it has ended before it could be interrupted")
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+        return process, target
+
+    def test_signals(self):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for fmt in ("raw", "qcow2"):
+                process, target = self.start("convert", "-r", "8M", "-O", fmt, "a.raw", "x")
+                process.send_signal(number)
+                process.communicate(timeout=LIMIT)
+                self.assertEqual(process.returncode, -number)
+                self.assertFalse(os.path.exists(target))
+
+    def test_existing_target_stays(self):
+        with open(os.path.join(self.folder.name, "x"), "wb") as file:
+            file.write(b"x" * (64 << 20))
+        process, target = self.start("convert", "-n", "-r", "8M", "-O", "raw", "a.raw", "x")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=LIMIT)
+        self.assertEqual(os.path.getsize(target), 64 << 20)
+
+    def test_progress(self):
+        process, _ = self.start("convert", "-r", "16M", "-O", "raw", "a.raw", "x")
+        process.send_signal(signal.SIGUSR1)
+        _, err = process.communicate(timeout=LIMIT)
+        self.assertEqual(process.returncode, 0)
+        self.assertRegex(err.decode(), r"^    \([0-9]+\.[0-9]{2}/100%\)\n$")
 
 
 class Create(Agreement):
