@@ -1,7 +1,5 @@
 #include "storage/backend_file.h"
 
-#include <errno.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -15,6 +13,7 @@ BackendFile::BackendFile(std::unique_ptr<BlockBackend> disk, std::string name,
                          FileIdentity identity)
     : disk_(std::move(disk)), bytes_(*disk_), name_(std::move(name)), identity_(identity) {
   traits_.alignment = disk_->geometry().block_size;
+  size_ = disk_->geometry().size_bytes;
 }
 
 absl::StatusOr<uint64_t> BackendFile::AllocatedBytes() {
@@ -51,14 +50,19 @@ Task<absl::Status> BackendFile::Write(uint64_t offset, IoVecs src) {
 Task<absl::Status> BackendFile::Sync() { return disk_->Flush(); }
 
 Task<absl::Status> BackendFile::Extend(uint64_t size) {
-  if (size <= this->size()) co_return absl::OkStatus();
-  const absl::Status status = co_await disk_->Resize(AlignUp<uint64_t>(size, traits_.alignment));
-  co_return status;
+  if (size > disk_->geometry().size_bytes) {
+    CO_RETURN_IF_ERROR(co_await disk_->Resize(AlignUp<uint64_t>(size, traits_.alignment)));
+  }
+  size_ = std::max(size_, size);
+  co_return absl::OkStatus();
 }
 
 Task<absl::Status> BackendFile::Truncate(uint64_t size) {
-  if (size < this->size()) {
-    co_return ErrnoStatus(ENOTSUP, absl::StrFormat("%s: an open disk does not shrink", name_));
+  if (size < size_) {
+    CO_RETURN_IF_ERROR(
+        co_await bytes_.WriteZeroes(size, size_ - size, ZeroFlags{.may_unmap = true}));
+    size_ = size;
+    co_return absl::OkStatus();
   }
   const absl::Status status = co_await Extend(size);
   co_return status;
@@ -74,10 +78,11 @@ Task<absl::Status> BackendFile::Discard(uint64_t offset, uint64_t length) {
 
 Task<absl::StatusOr<FileExtent>> BackendFile::Extent(uint64_t offset) {
   const uint64_t first = AlignDown<uint64_t>(offset, traits_.alignment);
-  if (first >= size()) co_return FileExtent{.data = false, .length = 0};
-  CO_ASSIGN_OR_RETURN(const RangeStatus range, co_await disk_->Status(first, size() - first));
+  const uint64_t end = AlignUp<uint64_t>(size_, traits_.alignment);
+  if (offset >= size_) co_return FileExtent{.data = false, .length = 0};
+  CO_ASSIGN_OR_RETURN(const RangeStatus range, co_await disk_->Status(first, end - first));
   co_return FileExtent{.data = range.kind == RangeKind::kData,
-                       .length = range.length - (offset - first)};
+                       .length = std::min(range.length - (offset - first), size_ - offset)};
 }
 
 Task<absl::Status> BackendFile::Close() { return disk_->Close(); }

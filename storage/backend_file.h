@@ -22,12 +22,12 @@ class BackendFile final : public File {
   const std::string& name() const override { return name_; }
   const FileTraits& traits() const override { return traits_; }
   FileIdentity identity() const override { return identity_; }
-  uint64_t size() const override { return disk_->geometry().size_bytes; }
+  uint64_t size() const override { return size_; }
   absl::StatusOr<uint64_t> AllocatedBytes() override;
   Task<absl::Status> Read(uint64_t offset, IoVecs dst) override;
   Task<absl::Status> Write(uint64_t offset, IoVecs src) override;
   Task<absl::Status> Sync() override;
-  // Both grow the disk; neither shrinks it.
+  // Both grow the disk; none shrinks it: what is cut off is zeroed, and the file ends before it.
   Task<absl::Status> Extend(uint64_t size) override;
   Task<absl::Status> Truncate(uint64_t size) override;
   Task<absl::Status> WriteZeroes(uint64_t offset, uint64_t length, bool may_unmap) override;
@@ -41,6 +41,7 @@ class BackendFile final : public File {
   const std::string name_;
   const FileIdentity identity_;
   FileTraits traits_;
+  uint64_t size_;  // At most the disk's.
 };
 
 }  // namespace vireo

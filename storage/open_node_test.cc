@@ -87,6 +87,46 @@ TEST_F(OpenNodeTest, OpensTreesOfManyShapes) {
             'r');
 }
 
+TEST_F(OpenNodeTest, WritesThroughTreesOfManyShapes) {
+  for (const char* options :
+       {"driver=raw,offset=512,size=2k,file.filename=disk.raw",
+        "driver=raw,file.driver=qcow2,file.file.filename=clone.qcow2",
+        "driver=blkdebug,image.driver=qcow2,image.file.filename=clone.qcow2",
+        "driver=qcow2,file.driver=blkdebug,file.image.filename=base.qcow2,detect-zeroes=on"}) {
+    absl::StatusOr<BlockNode> node = Open(options, {.read_only = false, .writethrough = true});
+    ASSERT_TRUE(node.ok()) << options << ": " << node.status();
+    EXPECT_TRUE(WriteByte(*node->disk, 1024, 'w').ok()) << options;
+    EXPECT_TRUE(WriteByte(*node->disk, 1536, '\0').ok()) << options;
+    EXPECT_TRUE(loop_->RunTask(node->disk->Close()).ok()) << options;
+    EXPECT_EQ(ByteOf(options, 1024), 'w') << options;
+    EXPECT_EQ(ByteOf(options, 1536), '\0') << options;
+  }
+  EXPECT_EQ(ByteOf("driver=file,filename=disk.raw", 1536), 'w') << "through the window";
+}
+
+TEST_F(OpenNodeTest, AnImageInAnImageGrows) {
+  // The inner image's file is the outer image's disk.
+  absl::StatusOr<BlockNode> outer =
+      Open("driver=raw,file.driver=qcow2,file.file.filename=base.qcow2", {.read_only = false});
+  ASSERT_TRUE(outer.ok()) << outer.status();
+  std::ifstream image("clone.qcow2", std::ios::binary);
+  std::string bytes(256 << 10, '\0');
+  image.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  const iovec part = {bytes.data(), bytes.size()};
+  ASSERT_TRUE(loop_->RunTask(outer->disk->Write(0, IoVecs(&part, 1))).ok());
+  ASSERT_TRUE(loop_->RunTask(outer->disk->Close()).ok());
+  const std::string options =
+      "driver=qcow2,file.driver=qcow2,file.file.filename=base.qcow2,backing.driver=raw,"
+      "backing.file.driver=null-co,backing.file.read-zeroes=on";
+  absl::StatusOr<BlockNode> inner = Open(options, {.read_only = false});
+  ASSERT_TRUE(inner.ok()) << inner.status();
+  for (uint64_t at = 0; at < 1 << 20; at += 65536) {
+    EXPECT_TRUE(WriteByte(*inner->disk, at + 512, 'i').ok()) << at;
+  }
+  ASSERT_TRUE(loop_->RunTask(inner->disk->Close()).ok());
+  EXPECT_EQ(ByteOf(options, 983552), 'i');
+}
+
 TEST_F(OpenNodeTest, LetsOptionsReplaceTheBackingFile) {
   EXPECT_EQ(ByteOf("{'driver':'qcow2','file':{'driver':'file','filename':'clone.qcow2'},"
                    "'backing':null}",
