@@ -1,6 +1,8 @@
 #include "storage/open_image.h"
 
+#include <filesystem>
 #include <set>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -22,6 +24,7 @@ constexpr size_t kMaxLayers = 200;
 
 struct Layer {
   std::unique_ptr<File> file;
+  std::unique_ptr<File> data;  // Its data file.
   ImageFormat format;
   qcow2::Header header;  // Of a QCOW2 layer.
 };
@@ -63,6 +66,22 @@ absl::StatusOr<BackingName> FindBacking(const std::string& image_path, const qco
   return BackingName{std::move(path), *options.backing_format};
 }
 
+// Which data file the image at `image_path` gets.
+absl::StatusOr<std::string> FindDataFile(const std::string& image_path, const qcow2::Header& header,
+                                         const ImageOptions& options, bool top) {
+  if (top && options.data_file.has_value()) return *options.data_file;
+  if (!header.data_file.has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: 'data-file' is required for this image", image_path));
+  }
+  if (!options.named_data_files) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: the image wants the data file \"%s\", which nobody allowed",
+                        image_path, absl::CHexEscape(*header.data_file)));
+  }
+  return DataFilePath(image_path, *header.data_file);
+}
+
 }  // namespace
 
 std::optional<ImageFormat> ImageFormatFromName(absl::string_view name) {
@@ -73,6 +92,29 @@ std::optional<ImageFormat> ImageFormatFromName(absl::string_view name) {
 
 const char* ImageFormatName(ImageFormat format) {
   return format == ImageFormat::kQcow2 ? "qcow2" : "raw";
+}
+
+absl::StatusOr<std::string> DataFilePath(absl::string_view image_path, absl::string_view name) {
+  const std::string image(image_path);
+  if (name.empty() || HasScheme(name) || name.find('\0') != absl::string_view::npos) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s: its data file \"%s\" is no local path",
+                                                      image, absl::CHexEscape(name)));
+  }
+  const auto normal = [](const std::filesystem::path& path) {
+    std::error_code error;  // Without a current directory a relative path stays what it is.
+    const std::filesystem::path absolute = std::filesystem::absolute(path, error);
+    return (error ? path : absolute).lexically_normal();
+  };
+  const std::filesystem::path directory = normal(std::filesystem::path(image)).parent_path();
+  const std::filesystem::path path =
+      std::filesystem::path(image).parent_path() / std::filesystem::path(std::string(name));
+  const std::filesystem::path below = normal(path).lexically_relative(directory);
+  if (DescriptorInPath(image).has_value() || below.empty() || *below.begin() == "..") {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s: its data file \"%s\" is not in the image's directory; state it to use it", image,
+        absl::CHexEscape(name)));
+  }
+  return path.string();
 }
 
 absl::StatusOr<std::string> BackingFilePath(absl::string_view image_path, absl::string_view name) {
@@ -107,6 +149,7 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenImage(EventLoop& loop, O
                                       .lock = !options.lock ? LockMode::kNone
                                               : read_only   ? LockMode::kShared
                                                             : LockMode::kExclusive};
+    const HostFile::Options plain = file_options;
     absl::StatusOr<std::unique_ptr<File>> file =
         co_await HostFile::Open(loop, opener, std::move(file_options));
     if (!file.ok() && !top) {
@@ -125,6 +168,23 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenImage(EventLoop& loop, O
     absl::StatusOr<qcow2::Header> header = co_await qcow2::ReadHeader(*layer.file, access);
     CO_RETURN_IF_ERROR(header.status());
     layer.header = *std::move(header);
+    if (layer.header.layout.external_data) {
+      file_options = plain;
+      CO_ASSIGN_OR_RETURN(file_options.path, FindDataFile(next.path, layer.header, options, top));
+      absl::StatusOr<std::unique_ptr<File>> data =
+          co_await HostFile::Open(loop, opener, std::move(file_options));
+      if (!data.ok()) {
+        co_return Annotate(data.status(), absl::StrCat(layer.file->name(), ": its data file"));
+      }
+      if (!seen.insert((*data)->identity()).second) {
+        co_return absl::DataLossError(
+            absl::StrFormat("%s: its data file is part of its own chain", layer.file->name()));
+      }
+      layer.data = *std::move(data);
+    } else if (top && options.data_file.has_value()) {
+      co_return absl::InvalidArgumentError(absl::StrFormat(
+          "%s: 'data-file' can only be set for images with an external data file", next.path));
+    }
     if (options.no_backing || !layer.header.backing_file.has_value()) break;
     if (layers.size() == kMaxLayers) {
       co_return absl::InvalidArgumentError(absl::StrFormat(
@@ -149,13 +209,12 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenImage(EventLoop& loop, O
     }
     qcow2::Image::Options image_options = {.read_only = read_only,
                                            .cache_bytes = options.cache_bytes};
-    auto opening_data =
-        qcow2::OpenGuestData(loop, *layer.file, layer.header, nullptr, options.passphrase);
+    auto opening_data = qcow2::OpenGuestData(loop, *layer.file, layer.header, std::move(layer.data),
+                                             options.passphrase);
     absl::StatusOr<std::unique_ptr<File>> data = co_await std::move(opening_data);
     CO_RETURN_IF_ERROR(data.status());
-    qcow2::Image::Parts parts = {.file = std::move(layer.file),
-                                 .data = *std::move(data),
-                                 .backing = std::move(disk)};
+    qcow2::Image::Parts parts = {
+        .file = std::move(layer.file), .data = *std::move(data), .backing = std::move(disk)};
     absl::StatusOr<std::unique_ptr<BlockBackend>> image =
         co_await qcow2::Image::Open(loop, std::move(layer.header), std::move(parts), image_options);
     CO_RETURN_IF_ERROR(image.status());

@@ -37,6 +37,10 @@ struct ImageOptions {
   bool no_flush = false;    // Nothing is made durable.
   bool no_backing = false;  // The image alone: what its backing file holds reads as zeros.
   bool lock = true;         // False: others are neither refused nor respected.
+  // The data file of the top image, if it has one (qcow2 spec, "external data file").
+  std::optional<std::string> data_file;
+  // Data files that images name may be opened. Otherwise such an image is refused.
+  bool named_data_files = false;
   // Of a backing file whose image does not state it; without it such an image is refused.
   std::optional<ImageFormat> backing_format;
   // Opens every encrypted image of the chain; INVALID_ARGUMENT when the first is not encrypted.
@@ -57,6 +61,11 @@ Task<absl::StatusOr<FileIdentity>> IdentifyFile(EventLoop& loop, Opener& opener,
 // The path of the backing file that the image at `image_path` calls `name`. INVALID_ARGUMENT if
 // that is no local path.
 absl::StatusOr<std::string> BackingFilePath(absl::string_view image_path, absl::string_view name);
+
+// The path of the data file that the image at `image_path` calls `name`. INVALID_ARGUMENT if that
+// is no local path, or one that leads out of the image's directory: what somebody's image names
+// must not be any file that we may open.
+absl::StatusOr<std::string> DataFilePath(absl::string_view image_path, absl::string_view name);
 
 }  // namespace vireo
 

@@ -442,6 +442,25 @@ Task<absl::StatusOr<BlockNode>> NodeOpener::OpenQcow2(std::unique_ptr<File> file
   CO_ASSIGN_OR_RETURN(std::shared_ptr<const Secret> passphrase,
                       TakePassphrase(options, *header, settings.secrets));
   BackingOptions backing_options = TakeBacking(options);
+  std::unique_ptr<File> data_file;
+  if (!header->layout.external_data &&
+      (options.Has("data-file") || options.HasBelow("data-file"))) {
+    co_return Invalid("'data-file' can only be set for images with an external data file");
+  }
+  if (header->layout.external_data) {
+    if (!options.Has("data-file") && !options.HasBelow("data-file")) {
+      if (!header->data_file.has_value()) {
+        co_return Invalid("'data-file' is required for this image");
+      }
+      absl::StatusOr<std::string> path = DataFilePath(node.file_name, *header->data_file);
+      CO_RETURN_IF_ERROR(path.status());
+      options.Set("data-file.filename", *std::move(path));
+    }
+    auto opening_data = OpenChild(&options, "data-file", settings, depth);
+    absl::StatusOr<std::unique_ptr<File>> opened = co_await std::move(opening_data);
+    CO_RETURN_IF_ERROR(opened.status());
+    data_file = *std::move(opened);
+  }
   CO_RETURN_IF_ERROR(CheckAllTaken("qcow2", options));
   if (settings.snapshot.has_value()) {
     absl::StatusOr<qcow2::Header> then =
@@ -451,7 +470,7 @@ Task<absl::StatusOr<BlockNode>> NodeOpener::OpenQcow2(std::unique_ptr<File> file
     settings.snapshot.reset();
   }
   auto opening_data =
-      qcow2::OpenGuestData(loop_, *file, *header, /*data_file=*/nullptr, std::move(passphrase));
+      qcow2::OpenGuestData(loop_, *file, *header, std::move(data_file), std::move(passphrase));
   absl::StatusOr<std::unique_ptr<File>> data = co_await std::move(opening_data);
   if (!data.ok()) {
     // QEMU names no file here.

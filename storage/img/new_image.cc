@@ -141,7 +141,8 @@ Task<absl::Status> FillRaw(File& file, const NewImage& wanted) {
   co_return status;
 }
 
-Task<absl::Status> Fill(EventLoop& loop, File& file, const NewImage& wanted) {
+// `data` is the data file, or null.
+Task<absl::Status> Fill(EventLoop& loop, File& file, const NewImage& wanted, File* data) {
   if (wanted.format() == ImageFormat::kRaw) {
     const absl::Status status = co_await FillRaw(file, wanted);
     co_return status;
@@ -156,7 +157,7 @@ Task<absl::Status> Fill(EventLoop& loop, File& file, const NewImage& wanted) {
     CO_RETURN_IF_ERROR(area.status());
     options.luks_area = *std::move(area);
   }
-  const absl::Status status = co_await qcow2::CreateImage(file, std::move(options));
+  const absl::Status status = co_await qcow2::CreateImage(file, std::move(options), data);
   co_return status;
 }
 
@@ -314,13 +315,13 @@ absl::StatusOr<qcow2::CreateOptions> NewImage::ToQcow2() const {
       preallocation != "full") {
     return BadValue("preallocation", preallocation);
   }
-  if (is_on("data_file_raw") && !IsSet("data_file")) {
-    return absl::InvalidArgumentError("data-file-raw requires data-file");
-  }
+  if (preallocation == "metadata") wanted.preallocation = qcow2::Preallocation::kMetadata;
+  if (preallocation == "falloc") wanted.preallocation = qcow2::Preallocation::kFalloc;
+  if (preallocation == "full") wanted.preallocation = qcow2::Preallocation::kFull;
+  if (IsSet("data_file")) wanted.data_file = Get("data_file");
+  wanted.data_file_raw = is_on("data_file_raw");
 
   // What the engine does not make yet.
-  if (preallocation != "off") return NotSupported("preallocation");
-  if (IsSet("data_file")) return NotSupported("data_file");
   RETURN_IF_ERROR(Encryption().status());
 
   if (is_on("nocow")) return NotSupported("nocow");
@@ -362,7 +363,22 @@ Task<absl::Status> MakeImage(EventLoop& loop, Opener& opener, std::string path, 
     co_return file.status();
   }
   made->Add(path);
-  const absl::Status filled = co_await Fill(loop, **file, wanted);
+  std::unique_ptr<File> data;
+  absl::Status filled;
+  if (const std::optional<std::string> name = wanted.Get("data_file")) {
+    HostFile::Options data_options = {.path = *name, .create = true, .lock = LockMode::kExclusive};
+    auto opened = co_await HostFile::Open(loop, opener, std::move(data_options));
+    filled = opened.status();
+    if (filled.ok()) {
+      made->Add(*name);
+      data = *std::move(opened);
+    }
+  }
+  if (filled.ok()) filled = co_await Fill(loop, **file, wanted, data.get());
+  if (data != nullptr) {
+    const absl::Status data_closed = co_await data->Close();
+    if (filled.ok()) filled = data_closed;
+  }
   const absl::Status closed = co_await (*file)->Close();
   co_return filled.ok() ? closed : filled;
 }

@@ -246,7 +246,7 @@ INSTANTIATE_TEST_SUITE_P(
                 {"create", "-f", "qcow2", "-o", "foo=1", "x", "1M"},
                 "Invalid parameter 'foo'"},
         Refusal{"LaterOption",
-                {"create", "-f", "qcow2", "-o", "data_file=y", "x", "1M"},
+                {"create", "-f", "qcow2", "-o", "nocow=on", "x", "1M"},
                 "not supported yet"},
         Refusal{"InfoOfNothing", {"info", "x"}, "Could not open 'x'"},
         Refusal{"InfoOutput", {"info", "--output=xml", "x"}, "human or json"},

@@ -170,7 +170,7 @@ class Checker {
         Report("ERROR: I/O error in check_refcounts_l2");
         continue;
       }
-      CountL2(read.entries, active);
+      CountL2(read.entries, active, index * layout_.guest_bytes_per_l2());
     }
     co_return absl::OkStatus();
   }
@@ -209,7 +209,7 @@ class Checker {
   // Words of one L2 entry: with extended L2 its bitmap is the second.
   size_t words_per_entry() const { return layout_.l2_entry_bytes / sizeof(Be64); }
 
-  void CountL2(const std::vector<Be64>& entries, bool active) {
+  void CountL2(const std::vector<Be64>& entries, bool active, uint64_t guest_offset) {
     // What is neither the COPIED flag nor the number of a cluster.
     const uint64_t odd_bits = ~(kEntryOffsetMask & ~(layout_.cluster_bytes() - 1)) & ~kEntryCopied;
     if (active && layout_.extended_l2()) plain_ = false;
@@ -217,10 +217,11 @@ class Checker {
     for (size_t i = 0; i < entries.size(); i += words_per_entry()) {
       const uint64_t entry = entries[i];
       const uint64_t bitmap = layout_.extended_l2() ? entries[i + 1].value() : 0;
+      const uint64_t at = guest_offset + ((i / words_per_entry()) << layout_.cluster_bits);
       if (entry == 0 && bitmap == 0) continue;
       const uint64_t cluster = layout_.cluster_index(entry & kEntryOffsetMask);
       if ((entry & odd_bits) == 0 && (entry & kEntryCopied) != 0 && cluster != 0 &&
-          cluster < file_clusters_ && bitmap == 0) {  // By far the most.
+          cluster < file_clusters_ && bitmap == 0 && !layout_.external_data) {  // By far the most.
         if (active) {
           ++result_.allocated_clusters;
           const uint64_t host_offset = cluster << layout_.cluster_bits;
@@ -245,7 +246,9 @@ class Checker {
         Corruption("ERROR found l2 entry with reserved bits set: %x", entry);
       }
       const uint64_t host_offset = entry & kEntryOffsetMask;
-      if (host_offset == 0) {
+      // The first cluster of a data file, too, is at an offset of 0.
+      const bool at_zero = layout_.external_data && (entry & kEntryCopied) != 0;
+      if (host_offset == 0 && !at_zero) {
         if (static_cast<uint32_t>(bitmap) != 0) {
           Corruption("ERROR: Unallocated cluster has non-zero subcluster allocation map");
         }
@@ -266,7 +269,11 @@ class Checker {
                    host_offset);
         continue;
       }
-      AddReference(host_offset, layout_.cluster_bytes());
+      if (!layout_.external_data) {
+        AddReference(host_offset, layout_.cluster_bytes());
+      } else if (host_offset != at) {
+        Corruption("ERROR offset=%x: not the guest's offset %x in the data file", host_offset, at);
+      }
     }
   }
 
@@ -530,11 +537,18 @@ class Checker {
       if ((entry & kEntryCompressed) == 0) {
         wanted &= ~kL2ReservedMask;
         const uint64_t host_offset = entry & kEntryOffsetMask;
-        if (layout_.offset_in_cluster(host_offset) != 0 ||
-            layout_.cluster_index(host_offset) >= file_clusters_) {
+        if (layout_.external_data) {  // Not counted: as if its count were one.
+          wanted |= entry & kEntryCopied;
+          if (host_offset != 0) wanted |= kEntryCopied;
+          if (wanted != entry) {
+            ++result_.corruptions;
+            Report("%s OFLAG_COPIED data cluster: l2_entry=%x refcount=1",
+                   repair_ == Repair::kAll ? "Repairing" : "ERROR", entry);
+          }
+        } else if (layout_.offset_in_cluster(host_offset) != 0 ||
+                   layout_.cluster_index(host_offset) >= file_clusters_) {
           continue;
-        }
-        if (host_offset != 0) {
+        } else if (host_offset != 0) {
           const uint64_t cluster = layout_.cluster_index(host_offset);
           absl::StatusOr<uint64_t> count = StoredHere(cluster);
           if (!count.ok()) count = co_await Stored(cluster);

@@ -1,5 +1,6 @@
 // Makes QCOW2 images, laid out as qemu-img lays them out: header, refcount table, refcount blocks,
-// LUKS header if there is one, L1 table, nothing else.
+// LUKS header if there is one, L1 table; with preallocation L2 tables and data clusters behind
+// them.
 
 #ifndef VIREO_STORAGE_QCOW2_CREATE_H_
 #define VIREO_STORAGE_QCOW2_CREATE_H_
@@ -15,6 +16,14 @@
 
 namespace vireo::qcow2 {
 
+// How much of the disk has space from the start.
+enum class Preallocation {
+  kOff,
+  kMetadata,  // Every cluster has its place in the file, which stays sparse.
+  kFalloc,    // The host has set space aside as well.
+  kFull,      // Zeros are written there.
+};
+
 struct CreateOptions {
   uint64_t size_bytes = 0;  // Rounded up to 512.
   uint32_t version = 3;
@@ -27,13 +36,18 @@ struct CreateOptions {
   std::string backing_format;  // Needed with a backing file.
   // Of crypto::MakeLuksArea(): guest data is to be encrypted. Empty: it is not.
   std::vector<uint8_t> luks_area;
+  // The name of an external data file, as it shall stand in the header.
+  std::optional<std::string> data_file;
+  bool data_file_raw = false;  // That file's bytes are the disk's. Implies preallocated metadata.
+  Preallocation preallocation = Preallocation::kOff;
 };
 
 // OK if such an image can be; INVALID_ARGUMENT with the reason otherwise.
 absl::Status ValidateCreateOptions(const CreateOptions& options);
 
-// Writes the image into `file`, whatever it held, and flushes it.
-Task<absl::Status> CreateImage(File& file, CreateOptions options);
+// Writes the image into `file`, whatever it held, and flushes it. With a data file `data` is that
+// file, which gets the disk's size, all zeros, and space as `options` say.
+Task<absl::Status> CreateImage(File& file, CreateOptions options, File* data = nullptr);
 
 }  // namespace vireo::qcow2
 

@@ -179,9 +179,13 @@ class Parser {
       header_.layout.l2_entry_bytes = 16;
     }
     const bool data_file = (header_.incompatible & kIncompatibleDataFile) != 0;
-    if (data_file) RETURN_IF_ERROR(BeyondUs("an external data file"));
+    header_.layout.external_data = data_file;
     if ((header_.autoclear & kAutoclearRawDataFile) != 0 && !data_file) {
       return Bad("raw external data is claimed without an external data file");
+    }
+    if (header_.raw_external_data() && header_.backing_file.has_value() &&
+        access_ != Access::kInspect) {
+      return Bad("raw external data is claimed, but there is a backing file");
     }
     return absl::OkStatus();
   }
@@ -446,6 +450,9 @@ std::span<const uint8_t> BytesOf(const std::string& text) {
 }  // namespace
 
 bool Header::dirty() const { return (incompatible & kIncompatibleDirty) != 0; }
+bool Header::raw_external_data() const {
+  return (autoclear & kAutoclearRawDataFile) != 0 && layout.external_data;
+}
 bool Header::corrupt() const { return (incompatible & kIncompatibleCorrupt) != 0; }
 
 absl::StatusOr<uint64_t> HeaderClusterBytes(absl::string_view name, std::span<const uint8_t> head) {

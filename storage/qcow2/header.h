@@ -69,6 +69,8 @@ struct Header {
   std::vector<HeaderExtension> unknown_extensions;  // Kept, in order.
 
   bool dirty() const;
+  // Guest data is in another file; its bytes are then the disk's, by promise.
+  bool raw_external_data() const;
   bool corrupt() const;
 };
 

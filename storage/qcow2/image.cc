@@ -63,6 +63,10 @@ Image::Image(EventLoop& loop, Header header, Parts parts, const Options& options
 Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> Image::Open(EventLoop& loop, Header header,
                                                                 Parts parts, Options options) {
   File& file = *parts.file;
+  if (header.layout.external_data && parts.data == nullptr) {
+    co_return absl::InvalidArgumentError(
+        absl::StrFormat("%s: 'data-file' is required for this image", file.name()));
+  }
   if (!options.read_only && header.dirty()) {
     LogWarning("%s: was not closed cleanly; repairing its refcounts", file.name());
     const absl::StatusOr<CheckResult> checked = co_await CheckImage(file, Repair::kAll);

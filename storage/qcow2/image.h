@@ -146,6 +146,10 @@ class Image final : public BlockBackend {
   Task<absl::Status> ReadOld(const MetadataCache::Slice& slice, uint64_t guest_offset,
                              std::span<uint8_t> dst);
   void FreeOld(const ClusterEntry& old);
+  // The data file's bytes are the disk's: what is zeros there needs no entry to say so.
+  Task<absl::Status> ZeroRawData(uint64_t offset, uint64_t length, ZeroFlags flags);
+  // Makes the entries of [begin, end) point to the data file, as its users expect of a raw one.
+  Task<absl::Status> MapRawData(uint64_t begin, uint64_t end);
 
   // Whole subclusters; a discard changes whole clusters only.
   Task<absl::Status> ChangeClusters(uint64_t begin, uint64_t end, Change change);

@@ -58,10 +58,40 @@ Task<absl::Status> Image::Resize(uint64_t size_bytes) {
   }
   header_.size_bytes = size_bytes;
   bitmaps_.Resize(size_bytes);
+  if (header_.raw_external_data()) {
+    if (data_.size() < size_bytes && data_.traits().growable) {
+      CO_RETURN_IF_ERROR(co_await data_.Truncate(size_bytes));
+    }
+    CO_RETURN_IF_ERROR(co_await MapRawData(old_size, size_bytes));
+  }
   // Who began before took the old end for the end of its cluster: a discard up to there drops all
   // of it. Nobody may write behind that end before they are through.
   operation.reset();
   co_await in_flight_.WaitUntilPassed(in_flight_.Now());
+  co_return absl::OkStatus();
+}
+
+Task<absl::Status> Image::MapRawData(uint64_t begin, uint64_t end) {
+  for (uint64_t at = layout_.cluster_start(begin); at < end;) {
+    const uint64_t stop = std::min(map_.SliceEnd(at), AlignUp(end, layout_.cluster_bytes()));
+    const RangeLock::Guard guard =
+        co_await clusters_.Lock(layout_.cluster_index(at), layout_.cluster_index(stop - 1));
+    CO_RETURN_IF_ERROR(WriteError());
+    CO_ASSIGN_OR_RETURN(MetadataCache::Slice slice, co_await map_.PrepareSlice(at));
+    for (; at < stop; at += layout_.cluster_bytes()) {
+      const ClusterEntry old = map_.Get(slice, at);
+      if (old.kind != ClusterEntry::Kind::kStandard || old.has_host) continue;
+      map_.Set(slice, at,
+               {.has_host = true,
+                .copied = true,
+                .host_offset = at,
+                .allocated = SubclusterMask(0, layout_.subclusters())});
+    }
+    NoteDirty();
+    if (cache_.dirty_count(MetadataKind::kL2Table) > 4 * dirty_limit_) {
+      CO_RETURN_IF_ERROR(co_await Commit());
+    }
+  }
   co_return absl::OkStatus();
 }
 

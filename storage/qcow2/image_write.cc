@@ -113,7 +113,9 @@ Task<absl::StatusOr<uint64_t>> Image::AllocateAndWrite(uint64_t guest_offset, Io
   }
   Target target = FindTarget(slice, guest_offset, end);
   if (target.run.clusters == 0) co_return uint64_t{0};
-  if (!target.owned) {
+  if (!target.owned && layout_.external_data) {
+    target.run.host_offset = first;
+  } else if (!target.owned) {
     const absl::StatusOr<HostRun> fresh = co_await refcounts_.AllocateData(target.run.clusters);
     if (absl::IsDataLoss(fresh.status())) co_await MarkCorrupt(fresh.status());
     CO_RETURN_IF_ERROR(fresh.status());
@@ -128,7 +130,7 @@ Task<absl::StatusOr<uint64_t>> Image::AllocateAndWrite(uint64_t guest_offset, Io
                                      map_.Get(slice, stop - 1), guest_offset, stop);
   const absl::StatusOr<bool> harmless = co_await FillClusters(run, slice, fill, guest_offset, part);
   if (!harmless.ok()) {
-    if (!target.owned) refcounts_.GiveBack(run);
+    if (!target.owned && !layout_.external_data) refcounts_.GiveBack(run);
     co_return harmless.status();
   }
 
@@ -272,6 +274,7 @@ Task<absl::Status> Image::ReadOld(const MetadataCache::Slice& slice, uint64_t gu
 }
 
 void Image::FreeOld(const ClusterEntry& old) {
+  if (layout_.external_data) return;  // Nothing is counted there.
   if (old.kind == ClusterEntry::Kind::kCompressed) {
     // Counted once for each host cluster that it touches, in whole sectors.
     const uint64_t first = layout_.cluster_index(old.host_offset);

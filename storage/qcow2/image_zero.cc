@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "base/align.h"
+#include "base/log.h"
 #include "base/status.h"
 #include "storage/qcow2/image.h"
 #include "storage/request_check.h"
@@ -67,6 +69,7 @@ Task<absl::StatusOr<uint64_t>> Image::ChangeInSlice(uint64_t begin, uint64_t end
   CO_RETURN_IF_ERROR(prepared.status());
   MetadataCache::Slice slice = *std::move(prepared);
   const uint32_t all = SubclusterMask(0, layout_.subclusters());
+  std::vector<HostRun> dropped;  // Of a data file.
   uint64_t at = begin;
   while (at < end) {
     const uint64_t next = std::min(end, layout_.cluster_start(at) + layout_.cluster_bytes());
@@ -81,10 +84,29 @@ Task<absl::StatusOr<uint64_t>> Image::ChangeInSlice(uint64_t begin, uint64_t end
     const ClusterEntry changed = Changed(old, change, touched);
     if (changed != old) {
       if (!changed.has_host) FreeOld(old);
+      if (!changed.has_host && old.has_host && layout_.external_data) {
+        const uint64_t host_offset = old.host_offset;
+        if (!dropped.empty() &&
+            host_offset ==
+                dropped.back().host_offset + (dropped.back().clusters << layout_.cluster_bits)) {
+          ++dropped.back().clusters;
+        } else {
+          dropped.push_back({.host_offset = host_offset, .clusters = 1});
+        }
+      }
       map_.Set(slice, at, changed);
       NoteDirty();
     }
     at = next;
+  }
+  // Nobody else is given these clusters, and their guest clusters are locked: no need to wait for
+  // the commit. A crash before it leaves the old bytes or zeros, and neither was flushed.
+  for (const HostRun& run : dropped) {
+    const uint64_t stop =
+        std::min(run.host_offset + (run.clusters << layout_.cluster_bits), data_.size());
+    if (stop <= run.host_offset) continue;
+    const absl::Status discarded = co_await data_.Discard(run.host_offset, stop - run.host_offset);
+    if (!discarded.ok()) LogDebug("%s", discarded.ToString());
   }
   co_return at;
 }
@@ -94,6 +116,10 @@ Task<absl::Status> Image::Discard(uint64_t offset, uint64_t length) {
   CO_RETURN_IF_ERROR(CheckChange(file_->name(), geometry_, offset, length));
   CO_RETURN_IF_ERROR(WriteError());
   if (!prepared_) CO_RETURN_IF_ERROR(co_await PrepareToWrite());
+  if (header_.raw_external_data()) {
+    const absl::Status status = co_await ZeroRawData(offset, length, {.may_unmap = true});
+    co_return status;
+  }
   // Whole clusters only; the disk's last one counts as whole.
   const uint64_t cluster = layout_.cluster_bytes();
   const uint64_t end = offset + length == geometry_.size_bytes
@@ -113,8 +139,19 @@ Task<absl::Status> Image::WriteZeroes(uint64_t offset, uint64_t length, ZeroFlag
   CO_RETURN_IF_ERROR(CheckChange(file_->name(), geometry_, offset, length));
   CO_RETURN_IF_ERROR(WriteError());
   if (!prepared_) CO_RETURN_IF_ERROR(co_await PrepareToWrite());
+  if (header_.raw_external_data()) {
+    const absl::Status status = co_await ZeroRawData(offset, length, flags);
+    co_return status;
+  }
   const absl::Status status = co_await ZeroRange(offset, length, flags);
   bitmaps_.MarkDirty(offset, length);
+  co_return status;
+}
+
+Task<absl::Status> Image::ZeroRawData(uint64_t offset, uint64_t length, ZeroFlags flags) {
+  const uint64_t end = std::min(offset + length, data_.size());
+  if (end <= offset) co_return absl::OkStatus();  // What lies past its end is zeros.
+  const absl::Status status = co_await data_.WriteZeroes(offset, end - offset, flags.may_unmap);
   co_return status;
 }
 

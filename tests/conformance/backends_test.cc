@@ -38,12 +38,21 @@ Task<absl::Status> MakeFile(EventLoop& loop, Opener& opener, std::string path, u
   HostFile::Options options = {.path = path, .create = true};
   absl::StatusOr<std::unique_ptr<File>> file = co_await HostFile::Open(loop, opener, options);
   CO_RETURN_IF_ERROR(file.status());
+  std::unique_ptr<File> data;
+  if (qcow2.has_value() && qcow2->data_file.has_value()) {
+    options.path = path + ".data";
+    CO_ASSIGN_OR_RETURN(data, co_await HostFile::Open(loop, opener, options));
+  }
   absl::Status made;
   if (qcow2.has_value()) {
     qcow2->size_bytes = size;
-    made = co_await qcow2::CreateImage(**file, *qcow2);
+    made = co_await qcow2::CreateImage(**file, *qcow2, data.get());
   } else {
     made = co_await (*file)->Truncate(size);
+  }
+  if (data != nullptr) {
+    const absl::Status data_closed = co_await data->Close();
+    if (made.ok()) made = data_closed;
   }
   const absl::Status closed = co_await (*file)->Close();
   co_return made.ok() ? closed : made;
@@ -61,9 +70,12 @@ class FileDisk {
       RETURN_IF_ERROR(Kind::Make(loop, opener_, path));
       made_ = true;
     }
-    return loop.RunTask(OpenImage(
-        loop, opener_,
-        {.path = path, .format = Kind::kFormat, .read_only = read_only, .direct = Kind::kDirect}));
+    return loop.RunTask(OpenImage(loop, opener_,
+                                  {.path = path,
+                                   .format = Kind::kFormat,
+                                   .read_only = read_only,
+                                   .direct = Kind::kDirect,
+                                   .named_data_files = true}));
   }
 
  private:
@@ -91,6 +103,17 @@ struct Qcow2Kind {
                                           .cluster_bits = cluster_bits,
                                           .refcount_order = refcount_order,
                                           .extended_l2 = extended_l2};
+    return loop.RunTask(MakeFile(loop, opener, path, kConformanceBytes, options));
+  }
+};
+
+template <bool raw, bool extended_l2>
+struct DataFileKind {
+  static constexpr ImageFormat kFormat = ImageFormat::kQcow2;
+  static constexpr bool kDirect = false;
+  static absl::Status Make(EventLoop& loop, Opener& opener, const std::string& path) {
+    const qcow2::CreateOptions options = {
+        .extended_l2 = extended_l2, .data_file = "disk.data", .data_file_raw = raw};
     return loop.RunTask(MakeFile(loop, opener, path, kConformanceBytes, options));
   }
 };
@@ -127,6 +150,12 @@ using Qcow2 =
                    FileDisk<Qcow2Kind<3, 14, 3, true, true>>>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Qcow2, BlockBackendSuite, Qcow2);
 INSTANTIATE_TYPED_TEST_SUITE_P(Qcow2, PersistentBackendSuite, Qcow2);
+
+using DataFiles =
+    testing::Types<FileDisk<DataFileKind<false, false>>, FileDisk<DataFileKind<false, true>>,
+                   FileDisk<DataFileKind<true, false>>>;
+INSTANTIATE_TYPED_TEST_SUITE_P(DataFiles, BlockBackendSuite, DataFiles);
+INSTANTIATE_TYPED_TEST_SUITE_P(DataFiles, PersistentBackendSuite, DataFiles);
 
 using Overlays = testing::Types<FileDisk<OverlayKind<false, kConformanceBytes / 2, 3>>,
                                 FileDisk<OverlayKind<true, 2 * kConformanceBytes, 3>>,

@@ -178,12 +178,12 @@ INSTANTIATE_TEST_SUITE_P(
 
 using GoldenRefusalTest = GoldenTest;
 
-TEST_P(GoldenRefusalTest, IsRefusedByName) {
+TEST_P(GoldenRefusalTest, IsRefusedUnlessItsDataFileIsStated) {
   const absl::StatusOr<std::unique_ptr<BlockBackend>> disk = Open(GetParam().name, true);
-  EXPECT_TRUE(absl::IsUnimplemented(disk.status())) << disk.status();
+  EXPECT_TRUE(absl::IsInvalidArgument(disk.status())) << disk.status();
 }
 
-INSTANTIATE_TEST_SUITE_P(Later, GoldenRefusalTest,
+INSTANTIATE_TEST_SUITE_P(DataFiles, GoldenRefusalTest,
                          testing::Values(GoldenImage{.name = "data_file"}),
                          [](const testing::TestParamInfo<GoldenImage>& info) {
                            return info.param.name;

@@ -79,15 +79,23 @@ class QemuTest : public testing::TestWithParam<Shape> {
     return loop_->RunTask(OpenImage(*loop_, opener_,
                                     {.path = directory_.File("disk.qcow2"),
                                      .format = ImageFormat::kQcow2,
-                                     .read_only = read_only}));
+                                     .read_only = read_only,
+                                     .named_data_files = true}));
   }
   static Task<absl::Status> CreateTask(EventLoop& loop, Opener& opener, std::string path,
                                        qcow2::CreateOptions options) {
+    const std::string file_path = path;
     HostFile::Options file_options = {.path = std::move(path), .create = true};
     absl::StatusOr<std::unique_ptr<File>> file =
         co_await HostFile::Open(loop, opener, std::move(file_options));
     CO_RETURN_IF_ERROR(file.status());
-    CO_RETURN_IF_ERROR(co_await qcow2::CreateImage(**file, std::move(options)));
+    std::unique_ptr<File> data;
+    if (options.data_file.has_value()) {
+      HostFile::Options data_options = {.path = file_path + ".data", .create = true};
+      CO_ASSIGN_OR_RETURN(data, co_await HostFile::Open(loop, opener, std::move(data_options)));
+    }
+    CO_RETURN_IF_ERROR(co_await qcow2::CreateImage(**file, std::move(options), data.get()));
+    if (data != nullptr) CO_RETURN_IF_ERROR(co_await data->Close());
     const absl::Status closed = co_await (*file)->Close();
     co_return closed;
   }
@@ -248,6 +256,7 @@ Task<absl::Status> Perform(BlockBackend& disk, Operation operation) {
 // compressed clusters about, requests for zeros stay inside one cluster.
 TEST_P(QemuTest, LeavesTheSameStatesBehind) {
   if (GetParam().ours.version < 3) GTEST_SKIP() << "without zero flags there is little to compare";
+  if (GetParam().ours.data_file.has_value()) GTEST_SKIP() << "copies would share the data file";
   const uint64_t cluster_bytes = uint64_t{1} << GetParam().ours.cluster_bits;
   const std::string backing = GetParam().backing ? "-b base.raw -F raw" : "";
   ASSERT_EQ(Shell(absl::StrCat("qemu-img create -f qcow2 ", GetParam().options, " ", backing,
@@ -313,6 +322,19 @@ INSTANTIATE_TEST_SUITE_P(
               .ours = {.cluster_bits = 12, .refcount_order = 0}},
         Shape{.name = "Clusters2M", .options = "-o cluster_size=2M", .ours = {.cluster_bits = 21}},
         Shape{.name = "Overlay", .options = "", .backing = true},
+        Shape{.name = "DataFile",
+              .options = "-o data_file=disk.qcow2.data",
+              .ours = {.data_file = "disk.qcow2.data"}},
+        Shape{.name = "RawDataFile",
+              .options = "-o data_file=disk.qcow2.data,data_file_raw=on",
+              .ours = {.data_file = "disk.qcow2.data", .data_file_raw = true}},
+        Shape{.name = "PreallocatedExtendedL2Overlay",
+              .options = "-o extended_l2=on,preallocation=metadata",
+              .ours = {.extended_l2 = true, .preallocation = qcow2::Preallocation::kMetadata},
+              .backing = true},
+        Shape{.name = "Preallocated",
+              .options = "-o preallocation=metadata",
+              .ours = {.preallocation = qcow2::Preallocation::kMetadata}},
         Shape{.name = "ExtendedL2", .options = "-o extended_l2=on", .ours = {.extended_l2 = true}},
         Shape{.name = "ExtendedL2Of16K",
               .options = "-o extended_l2=on,cluster_size=16k",

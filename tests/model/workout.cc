@@ -142,7 +142,9 @@ void Workout::MakeImage() {
     options.backing_file = "backing";
     options.backing_format = shape_.backing == DiskShape::Backing::kRaw ? "raw" : "qcow2";
   }
-  const absl::Status created = loop_->RunTask(CreateImage(file, options));
+  MemoryFile data(*loop_, data_, "data");
+  const absl::Status created =
+      loop_->RunTask(CreateImage(file, options, options.data_file.has_value() ? &data : nullptr));
   VIREO_CHECK(created.ok(), created.ToString());
   std::vector<uint64_t> tags = backing_tags_;
   tags.resize(shape_.disk_bytes / kSectorBytes);
@@ -166,6 +168,7 @@ void Workout::Restart(std::vector<uint8_t> bytes, const std::vector<uint64_t>& t
   host_ = std::make_unique<FaultyHost>(static_cast<uint32_t>(random_()));
   medium_ = std::make_unique<FaultyMedium>(std::move(bytes), *host_);
   backing_medium_ = std::make_unique<FaultyMedium>(backing_.bytes, *host_);
+  data_medium_ = std::make_unique<FaultyMedium>(data_.bytes, *host_);
   history_ = std::make_unique<SectorHistory>(tags);
   sectors_ = tags.size();
   sizes_ = {{.sectors = sectors_, .began = 0, .ended = 0}};
@@ -197,6 +200,7 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> Workout::OpenTask(Files file
   if (shape_.encrypted) {
     CO_ASSIGN_OR_RETURN(parts.data, Encrypted(*loop_, *parts.file));
   }
+  if (header->layout.external_data) parts.data = std::move(files.data);
   if (shape_.backing != DiskShape::Backing::kNone) {
     CO_ASSIGN_OR_RETURN(parts.backing, co_await OpenBacking(std::move(files.backing)));
   }
@@ -211,12 +215,14 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> Workout::OpenTask(Files file
 
 Workout::Files Workout::FilesOf(MemoryMedium& image) {
   return {.image = std::make_unique<MemoryFile>(*loop_, image),
-          .backing = std::make_unique<MemoryFile>(*loop_, backing_, "backing")};
+          .backing = std::make_unique<MemoryFile>(*loop_, backing_, "backing"),
+          .data = std::make_unique<MemoryFile>(*loop_, data_, "data")};
 }
 
 Workout::Files Workout::FaultyFiles() {
   return {.image = std::make_unique<FaultyFile>(*loop_, *medium_),
-          .backing = std::make_unique<FaultyFile>(*loop_, *backing_medium_, "backing", 2)};
+          .backing = std::make_unique<FaultyFile>(*loop_, *backing_medium_, "backing", 2),
+          .data = std::make_unique<FaultyFile>(*loop_, *data_medium_, "data", 3)};
 }
 
 // --- A session ---
@@ -679,6 +685,7 @@ void Workout::VerifyCheck(MemoryMedium& left, Leaks leaks) {
 }
 
 std::vector<uint64_t> Workout::VerifyMedium(MemoryMedium left, uint64_t moment) {
+  const MemoryMedium data = data_;
   // With lazy refcounts a crash leaves them for the next one who opens the image to repair.
   const bool dirty = IsDirty(left);
   const bool flags_before = copied_flags_;
@@ -718,6 +725,7 @@ std::vector<uint64_t> Workout::VerifyMedium(MemoryMedium left, uint64_t moment) 
   opened->reset();
   if (problem_.empty() && !(dirty && read_only)) VerifyCheck(left, Leaks::kAllowed);
   copied_flags_ = flags_before;
+  data_ = data;  // As it was left.
   return tags;
 }
 
@@ -725,12 +733,14 @@ void Workout::VerifyCut(uint64_t moment, FaultyMedium::Loss loss) {
   std::mt19937 random(static_cast<uint32_t>(random_()));
   MemoryMedium left;
   left.bytes = medium_->AfterPowerCut(moment, loss, random);
+  data_.bytes = data_medium_->AfterPowerCut(moment, loss, random);
   VerifyMedium(std::move(left), moment);
 }
 
 void Workout::VerifyLeft() {
   MemoryMedium left;
   left.bytes = medium_->bytes();
+  data_.bytes = data_medium_->bytes();
   VerifyMedium(std::move(left), now());
 }
 
@@ -738,6 +748,7 @@ void Workout::ContinueAfterCut(uint64_t moment, FaultyMedium::Loss loss) {
   std::mt19937 random(static_cast<uint32_t>(random_()));
   MemoryMedium left;
   left.bytes = medium_->AfterPowerCut(moment, loss, random);
+  data_.bytes = data_medium_->AfterPowerCut(moment, loss, random);
   const std::vector<uint64_t> tags = VerifyMedium(left, moment);
   if (!problem_.empty()) return;
   leaks_ = true;
@@ -759,6 +770,7 @@ void Workout::ContinueAfterCut(uint64_t moment, FaultyMedium::Loss loss) {
 void Workout::ContinueAfterClose() {
   MemoryMedium left;
   left.bytes = medium_->bytes();
+  data_.bytes = data_medium_->bytes();
   const Leaks leaks = leaks_ || host_->failed() ? Leaks::kAllowed : Leaks::kNone;
   if (IsDirty(left) && !host_->failed()) Problem("it is dirty though it was closed");
   VerifyCheck(left, leaks);

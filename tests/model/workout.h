@@ -117,10 +117,11 @@ class Workout {
   // Content that was there before the first session.
   std::vector<uint64_t> Fill(BlockBackend& disk, uint64_t first_request);
 
-  // Those of one disk; without a backing file that one is not opened.
+  // Those of one disk; what its image does not have is not opened.
   struct Files {
     std::unique_ptr<File> image;
     std::unique_ptr<File> backing;
+    std::unique_ptr<File> data;
   };
   Files FilesOf(MemoryMedium& image);
   Files FaultyFiles();
@@ -170,6 +171,7 @@ class Workout {
   std::unique_ptr<EventLoop> loop_ = *EventLoop::Create();
   std::mt19937_64 random_;
   MemoryMedium backing_;
+  MemoryMedium data_ = {.inode = 3};  // Beside an image that lies in memory.
   std::vector<uint64_t> backing_tags_;
   bool leaks_ = false;  // An earlier crash may have left some.
   // A crash among the changes of a snapshot may leave COPIED flags that do not go with counts which
@@ -183,6 +185,7 @@ class Workout {
   std::unique_ptr<FaultyHost> host_;
   std::unique_ptr<FaultyMedium> medium_;
   std::unique_ptr<FaultyMedium> backing_medium_;
+  std::unique_ptr<FaultyMedium> data_medium_;
   std::unique_ptr<SectorHistory> history_;
   std::vector<SizeChange> sizes_;
   std::vector<uint64_t> tags_;  // At its beginning.

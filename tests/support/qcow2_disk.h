@@ -26,7 +26,10 @@ class Qcow2Disk {
  public:
   explicit Qcow2Disk(CreateOptions options) {
     MemoryFile file(*loop_, medium_);
-    const absl::Status made = loop_->RunTask(CreateImage(file, std::move(options)));
+    MemoryFile data(*loop_, data_medium_, "data");
+    has_data_file_ = options.data_file.has_value();
+    File* const data_file = has_data_file_ ? &data : nullptr;
+    const absl::Status made = loop_->RunTask(CreateImage(file, std::move(options), data_file));
     VIREO_CHECK(made.ok(), made.ToString());
   }
   explicit Qcow2Disk(std::vector<uint8_t> image) { medium_.bytes = std::move(image); }
@@ -98,6 +101,7 @@ class Qcow2Disk {
 
   EventLoop& loop() { return *loop_; }
   MemoryMedium& medium() { return medium_; }
+  MemoryMedium& data_medium() { return data_medium_; }
   BlockBackend& disk() { return *disk_; }
 
  private:
@@ -108,6 +112,9 @@ class Qcow2Disk {
         co_await ReadHeader(*file, options.read_only ? Access::kReadOnly : Access::kReadWrite);
     CO_RETURN_IF_ERROR(header.status());
     Image::Parts parts = {.file = std::move(file), .backing = std::move(backing)};
+    if (has_data_file_) {
+      parts.data = std::make_unique<MemoryFile>(*loop_, data_medium_, "data");
+    }
     auto image = co_await Image::Open(*loop_, *std::move(header), std::move(parts), options);
     co_return image;
   }
@@ -121,6 +128,8 @@ class Qcow2Disk {
 
   EventLoop* const loop_ = &SharedLoop();
   MemoryMedium medium_;
+  MemoryMedium data_medium_ = {.inode = 2};
+  bool has_data_file_ = false;
   std::unique_ptr<BlockBackend> disk_;
 };
 
