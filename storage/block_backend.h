@@ -69,6 +69,13 @@ class BlockBackend {
   virtual Task<absl::Status> Write(uint64_t offset, IoVecs src, WriteFlags flags) = 0;
   Task<absl::Status> Write(uint64_t offset, IoVecs src) { return Write(offset, src, WriteFlags{}); }
 
+  // As Write(), stored compressed where that saves space. The range is whole units of
+  // geometry().optimal_io_bytes, but for the disk's last one; INVALID_ARGUMENT otherwise.
+  // UNIMPLEMENTED where nothing can be stored compressed.
+  virtual Task<absl::Status> WriteCompressed(uint64_t, IoVecs) {
+    co_return absl::UnimplementedError("this kind of disk does not store compressed data");
+  }
+
   // On OK, writes that ended before the call survive power loss.
   virtual Task<absl::Status> Flush() = 0;
 

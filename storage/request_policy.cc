@@ -36,6 +36,13 @@ Task<absl::Status> RequestPolicy::Write(uint64_t offset, IoVecs src, WriteFlags 
   co_return status;
 }
 
+Task<absl::Status> RequestPolicy::WriteCompressed(uint64_t offset, IoVecs src) {
+  CO_RETURN_IF_ERROR(co_await disk_->WriteCompressed(offset, src));
+  if (!options_.writethrough) co_return absl::OkStatus();
+  const absl::Status status = co_await disk_->Flush();
+  co_return status;
+}
+
 Task<absl::Status> RequestPolicy::Flush() { return disk_->Flush(); }
 
 Task<absl::Status> RequestPolicy::Discard(uint64_t offset, uint64_t length) {

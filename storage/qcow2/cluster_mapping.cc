@@ -87,6 +87,10 @@ RawClusterEntry EncodeEntry(const Layout& layout, const ClusterEntry& entry) {
   return raw;
 }
 
+uint64_t MaxCompressedOffset(const Layout& layout) {
+  return std::min(kMaxHostOffset, uint64_t{1} << CompressedOffsetBits(layout));
+}
+
 uint32_t SubclusterMask(uint32_t first, uint32_t end) {
   return static_cast<uint32_t>(((uint64_t{1} << end) - 1) & ~((uint64_t{1} << first) - 1));
 }

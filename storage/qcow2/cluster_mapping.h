@@ -80,6 +80,9 @@ ClusterEntry DecodeEntry(const Layout& layout, RawClusterEntry raw);
 // `entry` is not invalid.
 RawClusterEntry EncodeEntry(const Layout& layout, const ClusterEntry& entry);
 
+// Where all compressed clusters must end.
+uint64_t MaxCompressedOffset(const Layout& layout);
+
 // The bits of subclusters [first, end).
 uint32_t SubclusterMask(uint32_t first, uint32_t end);
 

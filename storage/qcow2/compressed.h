@@ -1,4 +1,4 @@
-// Reading compressed clusters: raw deflate (as zlib calls a stream without header) or zstd (qcow2
+// Compressed clusters: raw deflate (as zlib calls a stream without header) or zstd (qcow2
 // spec, "Compressed Clusters Descriptor"). A cluster is inflated whole, off the loop, at most to
 // one cluster of bytes whatever the stream says.
 
@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <list>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -30,6 +31,11 @@ enum class Compression : uint8_t { kDeflate = 0, kZstd = 1 };
 absl::Status Decompress(Compression compression, std::span<const uint8_t> stream,
                         std::span<uint8_t> dst);
 
+// The stream of `cluster`; nothing unless it is shorter. Deflate reaches back 4 KiB at most, which
+// is what other readers can follow. RESOURCE_EXHAUSTED without memory. Any thread.
+absl::StatusOr<std::optional<std::vector<uint8_t>>> Compress(Compression compression,
+                                                             std::span<const uint8_t> cluster);
+
 // Compressed clusters by host offset, with a few inflated ones kept. One loop.
 class CompressedClusters {
  public:
@@ -42,6 +48,8 @@ class CompressedClusters {
 
   // The cluster's bytes. Several who ask for one cluster at once share the work.
   Task<absl::StatusOr<Cluster>> Get(Compressed mapping);
+  // Another stream is at `host_offset` now.
+  void Forget(uint64_t host_offset);
 
  private:
   struct Entry {

@@ -50,6 +50,7 @@ Image::Image(EventLoop& loop, Header header, Parts parts, const Options& options
                      .metadata = metadata_,
                      .refcounts = refcounts_}),
       compressed_(loop, *file_, layout_, static_cast<Compression>(header_.compression_type)),
+      packed_(layout_, refcounts_),
       bitmaps_(loop, *file_, header_),
       dirty_limit_(std::min(kDirtySlices, cache_.limit_slices() / 4)),
       background_(loop) {
@@ -190,6 +191,7 @@ Task<absl::Status> Image::Close() {
   absl::Status status;
   if (!geometry_.read_only) {
     status = damage_;
+    packed_.Release();
     const absl::Status committed = co_await Commit();
     if (status.ok()) status = committed;
     // After damage or a failed flush nothing is counted down: leaks are the safe side.

@@ -46,6 +46,7 @@
 #include "storage/qcow2/header.h"
 #include "storage/qcow2/metadata_cache.h"
 #include "storage/qcow2/metadata_set.h"
+#include "storage/qcow2/packed_space.h"
 #include "storage/qcow2/refcounts.h"
 #include "storage/range_lock.h"
 
@@ -76,6 +77,7 @@ class Image final : public BlockBackend {
   Task<absl::Status> Read(uint64_t offset, IoVecs dst) override;
   using BlockBackend::Write;
   Task<absl::Status> Write(uint64_t offset, IoVecs src, WriteFlags flags) override;
+  Task<absl::Status> WriteCompressed(uint64_t offset, IoVecs src) override;
   Task<absl::Status> Flush() override;
   Task<absl::Status> Discard(uint64_t offset, uint64_t length) override;
   Task<absl::Status> WriteZeroes(uint64_t offset, uint64_t length, ZeroFlags flags) override;
@@ -93,6 +95,9 @@ class Image final : public BlockBackend {
  private:
   // One commit and those who wait for it.
   struct Round;
+  // One cluster on its way.
+  struct CompressedWrite;
+  static constexpr uint64_t kCompressedAtOnce = 16;  // Of one request.
   enum class Change { kDiscard, kZero, kZeroAndUnmap };
   // Host clusters that one write fills.
   struct Target {
@@ -151,6 +156,10 @@ class Image final : public BlockBackend {
   // Makes the entries of [begin, end) point to the data file, as its users expect of a raw one.
   Task<absl::Status> MapRawData(uint64_t begin, uint64_t end);
 
+  Task<absl::Status> CompressAndPlace(uint64_t offset, IoVecs src);
+  Task<void> CompressCluster(CompressedWrite* write);
+  Task<absl::Status> PlaceCompressed(uint64_t guest_offset, std::span<const uint8_t> stream);
+
   // Whole subclusters; a discard changes whole clusters only.
   Task<absl::Status> ChangeClusters(uint64_t begin, uint64_t end, Change change);
   // Stops where a part of a compressed cluster would have to change, which no entry can say;
@@ -203,6 +212,7 @@ class Image final : public BlockBackend {
   Refcounts refcounts_;
   ClusterMap map_;
   CompressedClusters compressed_;
+  PackedSpace packed_;
   BitmapTracker bitmaps_;
   BufferPool buffers_;
   RangeLock clusters_;  // Guest clusters that get or lose host clusters.

@@ -178,6 +178,21 @@ Task<absl::StatusOr<uint64_t>> Refcounts::AllocateContiguous(uint64_t clusters) 
   co_return first << layout_.cluster_bits;
 }
 
+Task<absl::StatusOr<bool>> Refcounts::AddReference(uint64_t host_offset) {
+  const AsyncMutex::Guard guard = co_await mutex_.Lock();
+  const uint64_t cluster = layout_.cluster_index(host_offset);
+  CO_ASSIGN_OR_RETURN(MetadataCache::Slice slice, co_await SliceOf(cluster));
+  const uint64_t count = ReadRefcount(slice.bytes(), layout_.refcount_order, IndexInSlice(cluster));
+  if (count == 0) {
+    co_return absl::DataLossError(
+        absl::StrFormat("%s: the cluster at offset %d is in use, but its refcount is 0",
+                        file_.name(), host_offset));
+  }
+  if (count == layout_.max_refcount()) co_return false;
+  WriteRefcount(slice.MutableBytes(), layout_.refcount_order, IndexInSlice(cluster), count + 1);
+  co_return true;
+}
+
 void Refcounts::GiveBack(HostRun run) {
   if (run.clusters == 0) return;
   run.fresh = false;

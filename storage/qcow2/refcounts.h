@@ -66,6 +66,9 @@ class Refcounts {
   Task<absl::StatusOr<uint64_t>> AllocateTable();
   // `clusters` neighbouring clusters at the end of the file, counted once, durably.
   Task<absl::StatusOr<uint64_t>> AllocateContiguous(uint64_t clusters);
+  // One more reference to a cluster that is counted already. False if its counter is full. The
+  // count is in memory: the caller sees to a barrier before anything that refers to it is written.
+  Task<absl::StatusOr<bool>> AddReference(uint64_t host_offset);
   // `run` was allocated and never linked; what it holds is undefined.
   void GiveBack(HostRun run);
 

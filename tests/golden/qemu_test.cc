@@ -129,6 +129,17 @@ TEST_P(QemuTest, ReadsOurImagesAndFindsThemSound) {
       const uint8_t byte = i % 4 == 3 ? 0 : static_cast<uint8_t>(1 + random() % 255);
       std::vector<uint8_t> bytes(length, byte);
       const iovec part = ToIoVec(std::span<uint8_t>(bytes));
+      if (i % 7 == 5 && !options.data_file.has_value()) {
+        const uint64_t cluster = uint64_t{1} << options.cluster_bits;
+        const uint64_t first = offset / cluster * cluster;
+        const uint64_t count = std::min(cluster, kBytes - first);
+        std::fill_n(model.begin() + first, count, byte);
+        const iovec whole = {model.data() + first, count};
+        const absl::Status done =
+            loop_->RunTask((*disk)->WriteCompressed(first, IoVecs(&whole, 1)));
+        ASSERT_TRUE(done.ok()) << done;
+        continue;
+      }
       const absl::Status done =
           byte == 0 ? loop_->RunTask(
                           (*disk)->WriteZeroes(offset, length, {.may_unmap = random() % 2 == 0}))
