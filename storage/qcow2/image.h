@@ -30,6 +30,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "base/async/async_event.h"
 #include "base/async/async_mutex.h"
 #include "base/async/event_loop.h"
 #include "base/async/task.h"
@@ -104,6 +105,17 @@ class Image final : public BlockBackend {
     HostRun run;
     bool owned = false;  // They belong to their guest clusters already.
   };
+  // A write that fills fresh clusters and will link them; the rest of them is zeros and stays so.
+  // Others write there side by side with it, and end when it has linked them.
+  struct PendingFill {
+    uint64_t begin = 0;  // Guest bytes, whole clusters.
+    uint64_t end = 0;
+    uint64_t host_offset = 0;
+    uint32_t joined = 0;  // Writes of others under way.
+    bool linked = false;  // Once it has ended.
+    AsyncEvent ended;
+    AsyncEvent left;  // None of the others is under way.
+  };
   struct FillRange {  // Guest bytes.
     uint64_t begin;
     uint64_t end;
@@ -139,8 +151,17 @@ class Image final : public BlockBackend {
                         uint64_t begin, uint64_t end) const;
   // Writes `src`, and what is around it in `fill`, to `run`. `slice` has the clusters' entries.
   // True if it does no harm to link them before their content is durable.
+  // Others may join `pending` from when the write begins, if that is so.
   Task<absl::StatusOr<bool>> FillClusters(HostRun run, const MetadataCache::Slice& slice,
-                                          FillRange fill, uint64_t guest_offset, IoVecs src);
+                                          FillRange fill, uint64_t guest_offset, IoVecs src,
+                                          std::shared_ptr<PendingFill> pending);
+  // The write to join for `guest_offset`, or null.
+  std::shared_ptr<PendingFill> FindPending(uint64_t guest_offset) const;
+  // Writes `src` to its clusters. False if they were not linked in the end: nothing was written.
+  Task<absl::StatusOr<bool>> JoinFill(std::shared_ptr<PendingFill> pending, uint64_t guest_offset,
+                                      IoVecs src);
+  // Ends when nobody writes to its clusters any more, if they are not linked.
+  Task<void> EndFill(std::shared_ptr<PendingFill> pending, bool linked);
   // Whether [guest_offset, + length), all of which is what `mapping` says, reads as zeros.
   Task<absl::StatusOr<bool>> ReadsAsZeros(ClusterMapping mapping, uint64_t guest_offset,
                                           uint64_t length);
@@ -215,6 +236,8 @@ class Image final : public BlockBackend {
   PackedSpace packed_;
   BitmapTracker bitmaps_;
   BufferPool buffers_;
+  // Shared with those who have joined. As many as requests that allocate, at most.
+  std::vector<std::shared_ptr<PendingFill>> pending_fills_;
   RangeLock clusters_;  // Guest clusters that get or lose host clusters.
 
   std::optional<bool> has_unwritten_clusters_;

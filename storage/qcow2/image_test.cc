@@ -129,6 +129,32 @@ TEST_F(ConcurrentImageTest, FlushesThatCameTogetherShareACommit) {
   EXPECT_LE(disk.medium().syncs, syncs + 2);
 }
 
+TEST_F(ConcurrentImageTest, WritesToOneNewClusterGoSideBySide) {
+  Qcow2Disk disk(kSmall);
+  ASSERT_TRUE(disk.Open().ok());
+  ASSERT_TRUE(disk.Write(0, 512, 1).ok());  // The table is there, and clusters to be given out.
+  const uint64_t writes = disk.medium().writes;
+  EventLoop::CurrentScope current(disk.loop());
+  TaskScope scope(disk.loop());
+  std::vector<std::vector<uint8_t>> bytes;
+  bool ended[8] = {};
+  for (uint8_t i = 0; i < 8; ++i) bytes.push_back(std::vector<uint8_t>(512, i + 1));
+  for (uint64_t i = 0; i < 8; ++i) {
+    scope.Spawn(Write(&disk, kCluster + i * 512, &bytes[i], &ended[i]));
+  }
+  // All are under way before the first has ended: none waits for the cluster.
+  EXPECT_FALSE(ended[0]);
+  disk.loop().RunTask(Join(&scope));
+  for (uint64_t i = 0; i < 8; ++i) {
+    EXPECT_TRUE(ended[i]);
+    EXPECT_TRUE(disk.Holds(kCluster + i * 512, 512, static_cast<uint8_t>(i + 1)));
+  }
+  EXPECT_EQ(disk.medium().writes - writes, 8u);
+  ASSERT_TRUE(disk.Close().ok());
+  EXPECT_TRUE(disk.Check()->clean());
+  EXPECT_EQ(disk.Check()->allocated_clusters, 2u);
+}
+
 TEST_F(ConcurrentImageTest, ReadsDoNotWaitForAWriterThatHangs) {
   // The writer needs old data from a backing file that does not answer.
   Qcow2Disk disk(CreateOptions{

@@ -56,6 +56,13 @@ Task<absl::Status> Image::WriteBytes(uint64_t offset, IoVecs src) {
       done += run.length;
       continue;
     }
+    if (std::shared_ptr<PendingFill> pending = FindPending(at)) {
+      const uint64_t joined = std::min(length - done, pending->end - at);
+      const IoVecList part = Slice(src, done, joined);
+      CO_ASSIGN_OR_RETURN(const bool linked, co_await JoinFill(std::move(pending), at, part));
+      if (linked) done += joined;
+      continue;
+    }
     const uint64_t wanted = std::min(length - done, map_.SliceEnd(at) - at);
     const IoVecList part = Slice(src, done, wanted);
     CO_ASSIGN_OR_RETURN(const uint64_t written, co_await AllocateAndWrite(at, part));
@@ -128,8 +135,14 @@ Task<absl::StatusOr<uint64_t>> Image::AllocateAndWrite(uint64_t guest_offset, Io
   const IoVecList part = Slice(src, 0, stop - guest_offset);
   const FillRange fill = RangeToFill(target, map_.Get(slice, guest_offset),
                                      map_.Get(slice, stop - 1), guest_offset, stop);
-  const absl::StatusOr<bool> harmless = co_await FillClusters(run, slice, fill, guest_offset, part);
+  const auto pending = std::make_shared<PendingFill>();
+  pending->begin = first;
+  pending->end = first + (run.clusters << layout_.cluster_bits);
+  pending->host_offset = run.host_offset;
+  const absl::StatusOr<bool> harmless =
+      co_await FillClusters(run, slice, fill, guest_offset, part, pending);
   if (!harmless.ok()) {
+    co_await EndFill(pending, false);
     if (!target.owned && !layout_.external_data) refcounts_.GiveBack(run);
     co_return harmless.status();
   }
@@ -153,6 +166,7 @@ Task<absl::StatusOr<uint64_t>> Image::AllocateAndWrite(uint64_t guest_offset, Io
     if (!target.owned) FreeOld(old);
     map_.Set(slice, at, linked);
   }
+  co_await EndFill(pending, true);
   NoteDirty();
   if (cache_.dirty_count(MetadataKind::kL2Table) > 4 * dirty_limit_) {
     CO_RETURN_IF_ERROR(co_await Commit());
@@ -192,7 +206,8 @@ Image::FillRange Image::RangeToFill(const Target& target, const ClusterEntry& fi
 }
 
 Task<absl::StatusOr<bool>> Image::FillClusters(HostRun run, const MetadataCache::Slice& slice,
-                                               FillRange fill, uint64_t guest_offset, IoVecs src) {
+                                               FillRange fill, uint64_t guest_offset, IoVecs src,
+                                               std::shared_ptr<PendingFill> pending) {
   const uint64_t end = guest_offset + TotalSize(src);
   const uint64_t head = guest_offset - fill.begin;
   const uint64_t tail = fill.end - end;
@@ -220,6 +235,14 @@ Task<absl::StatusOr<bool>> Image::FillClusters(HostRun run, const MetadataCache:
     CO_RETURN_IF_ERROR(co_await ReadOld(slice, end, tail_bytes.bytes()));
     parts.push_back(ToIoVec(tail_bytes.bytes()));
   }
+  // What is linked before it is durable must not change what a guest reads that never flushed: only
+  // a fresh cluster over zeros reads the same with and without its data (qcow2.md 14.1, rule B).
+  bool harmless = run.fresh && zero_head && zero_tail;
+  if (harmless) {
+    CO_ASSIGN_OR_RETURN(harmless, co_await EntriesReadAsZeros(slice, guest_offset, end));
+  }
+  // A subcluster that another writes would have to be marked as well.
+  if (harmless && !layout_.extended_l2()) pending_fills_.push_back(std::move(pending));
   const uint64_t begin = write_head ? fill.begin : guest_offset;
   if (debug_ != nullptr) {
     if (write_head || write_tail) co_await debug_->Reach(DebugEvent::kCowWrite);
@@ -227,11 +250,35 @@ Task<absl::StatusOr<bool>> Image::FillClusters(HostRun run, const MetadataCache:
   }
   CO_RETURN_IF_ERROR(
       co_await data_.Write(run.host_offset + (begin - layout_.cluster_start(guest_offset)), parts));
-  // What is linked before it is durable must not change what a guest reads that never flushed: only
-  // a fresh cluster over zeros reads the same with and without its data (qcow2.md 14.1, rule B).
-  if (!run.fresh || !zero_head || !zero_tail) co_return false;
-  absl::StatusOr<bool> zeros = co_await EntriesReadAsZeros(slice, guest_offset, end);
-  co_return zeros;
+  co_return harmless;
+}
+
+std::shared_ptr<Image::PendingFill> Image::FindPending(uint64_t guest_offset) const {
+  for (const std::shared_ptr<PendingFill>& pending : pending_fills_) {
+    if (guest_offset >= pending->begin && guest_offset < pending->end) return pending;
+  }
+  return nullptr;
+}
+
+Task<absl::StatusOr<bool>> Image::JoinFill(std::shared_ptr<PendingFill> pending,
+                                           uint64_t guest_offset, IoVecs src) {
+  ++pending->joined;
+  const absl::Status written =
+      co_await data_.Write(pending->host_offset + (guest_offset - pending->begin), src);
+  if (--pending->joined == 0) pending->left.Set();
+  CO_RETURN_IF_ERROR(written);
+  if (!pending->ended.is_set()) co_await pending->ended.Wait();
+  co_return pending->linked;
+}
+
+Task<void> Image::EndFill(std::shared_ptr<PendingFill> pending, bool linked) {
+  std::erase(pending_fills_, pending);  // Nobody joins from here on.
+  pending->linked = linked;
+  pending->ended.Set();
+  while (!linked && pending->joined > 0) {
+    pending->left.Reset();
+    co_await pending->left.Wait();
+  }
 }
 
 Task<absl::StatusOr<bool>> Image::EntriesReadAsZeros(const MetadataCache::Slice& slice,
