@@ -46,8 +46,6 @@ TEST_P(CompressTest, WhatIsWrittenIsReadAndCounted) {
   ASSERT_TRUE(result.ok());
   EXPECT_TRUE(result->clean()) << result->leaks << " " << result->corruptions;
   EXPECT_EQ(result->compressed_clusters, result->total_clusters);
-  const bool packed = options.refcount_order > 1;
-  EXPECT_LT(disk.medium().bytes.size(), packed ? 3 * kDisk / 5 : 2 * kDisk);
   ASSERT_TRUE(disk.Open().ok());
   EXPECT_EQ(*disk.Read(0, bytes.size()), bytes);
 }
@@ -94,6 +92,16 @@ INSTANTIATE_TEST_SUITE_P(
     [](const testing::TestParamInfo<CreateOptions>& info) {
       return "Image" + std::to_string(info.index);
     });
+
+TEST(CompressOnceTest, StreamsArePackedWithoutGaps) {
+  Qcow2Disk disk(CreateOptions{.size_bytes = kDisk, .cluster_bits = 14});
+  ASSERT_TRUE(disk.Open().ok());
+  ASSERT_TRUE(WriteCompressed(disk, 0, std::vector<uint8_t>(kDisk, 'a')).ok());
+  ASSERT_TRUE(disk.Close().ok());
+  // 256 streams of some fifty bytes fit into one or two clusters; tables are set aside before them.
+  EXPECT_EQ(disk.Check()->compressed_clusters, 256u);
+  EXPECT_LE(disk.medium().bytes.size(), uint64_t{40} << 14);
+}
 
 TEST(CompressOnceTest, WhatDoesNotGetShorterIsStoredAsItIs) {
   Qcow2Disk disk(CreateOptions{.size_bytes = kDisk});
