@@ -73,49 +73,11 @@ absl::Status InflateZstd(std::span<const uint8_t> stream, std::span<uint8_t> dst
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::optional<std::vector<uint8_t>>> Deflate(std::span<const uint8_t> cluster) {
-  z_stream z = {};
-  // The window and the memory level that QEMU writes with: 4 KiB, and as much as there is.
-  constexpr int kWindowBits = 12;
-  constexpr int kMemoryLevel = 9;
-  if (deflateInit2(&z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -kWindowBits, kMemoryLevel,
-                   Z_DEFAULT_STRATEGY) != Z_OK) {
-    return absl::ResourceExhaustedError("no memory to compress a cluster");
-  }
-  std::vector<uint8_t> stream(cluster.size() - 1);
-  z.next_in = const_cast<uint8_t*>(cluster.data());
-  z.avail_in = static_cast<uInt>(cluster.size());
-  z.next_out = stream.data();
-  z.avail_out = static_cast<uInt>(stream.size());
-  const bool whole = deflate(&z, Z_FINISH) == Z_STREAM_END;
-  stream.resize(stream.size() - z.avail_out);
-  deflateEnd(&z);
-  if (!whole) return std::nullopt;
-  return stream;
-}
-
-absl::StatusOr<std::optional<std::vector<uint8_t>>> CompressZstd(std::span<const uint8_t> cluster) {
-  const std::unique_ptr<ZSTD_CCtx, size_t (*)(ZSTD_CCtx*)> context(ZSTD_createCCtx(),
-                                                                   ZSTD_freeCCtx);
-  if (context == nullptr) return absl::ResourceExhaustedError("no memory to compress a cluster");
-  std::vector<uint8_t> stream(cluster.size() - 1);
-  const size_t length =
-      ZSTD_compress2(context.get(), stream.data(), stream.size(), cluster.data(), cluster.size());
-  if (ZSTD_isError(length)) return std::nullopt;  // It does not fit.
-  stream.resize(length);
-  return stream;
-}
-
 }  // namespace
 
 absl::Status Decompress(Compression compression, std::span<const uint8_t> stream,
                         std::span<uint8_t> dst) {
   return compression == Compression::kZstd ? InflateZstd(stream, dst) : InflateRaw(stream, dst);
-}
-
-absl::StatusOr<std::optional<std::vector<uint8_t>>> Compress(Compression compression,
-                                                             std::span<const uint8_t> cluster) {
-  return compression == Compression::kZstd ? CompressZstd(cluster) : Deflate(cluster);
 }
 
 CompressedClusters::CompressedClusters(EventLoop& loop, File& file, const Layout& layout,

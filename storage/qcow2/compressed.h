@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <list>
 #include <memory>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -30,11 +29,6 @@ enum class Compression : uint8_t { kDeflate = 0, kZstd = 1 };
 // stream is damaged or ends early. Any thread.
 absl::Status Decompress(Compression compression, std::span<const uint8_t> stream,
                         std::span<uint8_t> dst);
-
-// The stream of `cluster`; nothing unless it is shorter. Deflate reaches back 4 KiB at most, which
-// is what other readers can follow. RESOURCE_EXHAUSTED without memory. Any thread.
-absl::StatusOr<std::optional<std::vector<uint8_t>>> Compress(Compression compression,
-                                                             std::span<const uint8_t> cluster);
 
 // Compressed clusters by host offset, with a few inflated ones kept. One loop.
 class CompressedClusters {

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "base/async/async_event.h"
 #include "base/status.h"
+#include "storage/qcow2/compressor.h"
 #include "storage/qcow2/image.h"
 #include "storage/request_check.h"
 
@@ -17,7 +18,7 @@ namespace vireo::qcow2 {
 
 struct Image::CompressedWrite {
   std::vector<uint8_t> cluster;  // Padded with zeros.
-  absl::StatusOr<std::optional<std::vector<uint8_t>>> stream;
+  std::optional<std::vector<uint8_t>> stream;
   AsyncEvent ended;
 };
 
@@ -66,15 +67,14 @@ Task<absl::Status> Image::CompressAndPlace(uint64_t offset, IoVecs src) {
     CompressedWrite& write = *writes[done / cluster_bytes];
     co_await write.ended.Wait();
     const uint64_t count = std::min(cluster_bytes, length - done);
-    status = write.stream.status();
-    if (status.ok() && write.stream->has_value()) {
-      status = co_await PlaceCompressed(offset + done, **write.stream);
-    } else if (status.ok()) {
+    if (write.stream.has_value()) {
+      status = co_await PlaceCompressed(offset + done, *write.stream);
+    } else {
       const IoVecList part = Slice(src, done, count);
       status = co_await WriteBytes(offset + done, part);
     }
     write.cluster = {};
-    write.stream = std::optional<std::vector<uint8_t>>();
+    write.stream.reset();
     done += count;
   }
   co_await compressing.Join();
