@@ -13,16 +13,9 @@
 #include "absl/status/status.h"
 #include "base/async/task.h"
 #include "storage/file.h"
+#include "storage/qcow2/preallocation.h"
 
 namespace vireo::qcow2 {
-
-// How much of the disk has space from the start.
-enum class Preallocation {
-  kOff,
-  kMetadata,  // Every cluster has its place in the file, which stays sparse.
-  kFalloc,    // The host has set space aside as well.
-  kFull,      // Zeros are written there.
-};
 
 struct CreateOptions {
   uint64_t size_bytes = 0;  // Rounded up to 512.

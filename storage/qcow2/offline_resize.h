@@ -10,6 +10,7 @@
 #include "base/async/event_loop.h"
 #include "base/async/task.h"
 #include "storage/file.h"
+#include "storage/qcow2/preallocation.h"
 
 namespace vireo::qcow2 {
 
@@ -19,14 +20,8 @@ namespace vireo::qcow2 {
 // with snapshots and with an external data file; FAILED_PRECONDITION if a bitmap is inconsistent.
 Task<absl::Status> ShrinkImage(EventLoop& loop, File& file, uint64_t size_bytes);
 
-enum class Preallocation {
-  kMetadata,  // Host clusters that are holes of the file,
-  kFalloc,    // with space behind them,
-  kFull,      // or written with zeros.
-};
-
 // Gives every cluster of [begin, end) that is not stored a host cluster of its own, which reads as
-// zeros; `begin` is the start of a cluster. The range reads as zeros before.
+// zeros; `begin` is the start of a cluster. The range reads as zeros before. `mode` is not kOff.
 Task<absl::Status> PreallocateRange(EventLoop& loop, File& file, uint64_t begin, uint64_t end,
                                     Preallocation mode);
 
