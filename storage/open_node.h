@@ -39,7 +39,7 @@ struct NodeSettings {
   bool no_backing = false;  // Of the top node: what a backing file holds reads as zeros.
   // Of the top node, which is QCOW2 and read-only: the disk as it was then.
   std::optional<qcow2::SnapshotChoice> snapshot;
-  Blkdebug::Say say;        // May be null.
+  Blkdebug::Say say;                     // May be null.
   const SecretStore* secrets = nullptr;  // For encrypt.key-secret; outlives the opening.
 };
 

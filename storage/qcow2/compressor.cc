@@ -13,7 +13,6 @@ constexpr int kWindowBits = 12;
 constexpr int kDeflateLevel = 6;
 constexpr int kDeflateMemory = 9;
 constexpr int kZstdLevel = 3;
-constexpr size_t kSector = 512;
 // Noise takes the compressor longest and gains nothing: a sample of a cluster tells.
 constexpr size_t kSampleBytes = 4096;
 
@@ -57,8 +56,7 @@ bool LooksLikeNoise(std::span<const uint8_t> cluster) {
 
 std::optional<std::vector<uint8_t>> Compress(Compression compression,
                                              std::span<const uint8_t> cluster) {
-  if (cluster.size() <= kSector) return std::nullopt;
-  std::vector<uint8_t> stream(cluster.size() - kSector);
+  std::vector<uint8_t> stream(cluster.size() - 1);
   size_t bytes = 0;
   if (compression == Compression::kZstd) {
     bytes = CompressZstd(cluster, stream);

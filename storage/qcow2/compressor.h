@@ -13,8 +13,8 @@
 
 namespace vireo::qcow2 {
 
-// A stream shorter than `cluster` by a sector at least; nothing if there is none worth its reader's
-// time. Deflate looks back 4 KiB at most, as far as every reader follows.
+// A stream shorter than `cluster`, or nothing if there is none. Deflate looks back 4 KiB at most,
+// as far as every reader follows.
 std::optional<std::vector<uint8_t>> Compress(Compression compression,
                                              std::span<const uint8_t> cluster);
 

@@ -48,7 +48,15 @@ TEST(CompressorTest, WhatItWritesReadsTheSame) {
 TEST(CompressorTest, NoiseIsLeftAsItIs) {
   EXPECT_EQ(Compress(Compression::kDeflate, Noise()), std::nullopt);
   EXPECT_EQ(Compress(Compression::kZstd, Noise()), std::nullopt);
-  EXPECT_EQ(Compress(Compression::kZstd, std::vector<uint8_t>(512)), std::nullopt);
+}
+
+TEST(CompressorTest, EvenTheSmallestClustersShrink) {
+  for (const Compression compression : {Compression::kDeflate, Compression::kZstd}) {
+    const std::optional<std::vector<uint8_t>> stream =
+        Compress(compression, std::vector<uint8_t>(512));
+    ASSERT_TRUE(stream.has_value());
+    EXPECT_LT(stream->size(), 64);
+  }
 }
 
 TEST(CompressorTest, HalfOfAClusterIsWorthIt) {

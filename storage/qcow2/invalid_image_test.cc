@@ -339,11 +339,12 @@ std::vector<InvalidImage> Mappings() {
       mapping(
           "FileEndsBeforeTheData", [](Victim& v) { v.bytes.resize(v.data); }, Finds::kErrors, kFail,
           kMark),
-      mapping("L1EntryToTheL1", [](Victim& v) { v.Put64(v.l1, kEntryCopied | v.l1); },
-              Finds::kErrors, kFail, kMark),
-      mapping("L1EntryToTheRefcountTable",
-              [](Victim& v) { v.Put64(v.l1, kEntryCopied | v.Get64(48)); }, Finds::kErrors, kFail,
-              kMark),
+      mapping(
+          "L1EntryToTheL1", [](Victim& v) { v.Put64(v.l1, kEntryCopied | v.l1); }, Finds::kErrors,
+          kFail, kMark),
+      mapping(
+          "L1EntryToTheRefcountTable", [](Victim& v) { v.Put64(v.l1, kEntryCopied | v.Get64(48)); },
+          Finds::kErrors, kFail, kMark),
       {.name = "ZeroFlagInVersion2",
        .damage = [](Victim& v) { v.Put64(v.l2, kEntryCopied | v.data | 1); },
        .opens = Opens::kAlways,
@@ -413,12 +414,12 @@ TEST_P(BadRefcountsTest, NothingIsOverwrittenAndARepairMakesThemAnew) {
 
 INSTANTIATE_TEST_SUITE_P(
     Tables, BadRefcountsTest,
-    testing::Values(
-        BadRefcounts{"EntryUnaligned", [](Victim& v) { v.Put64(v.Get64(48), v.block + 512); }},
-        BadRefcounts{"EntryPastTheEnd", [](Victim& v) { v.Put64(v.Get64(48), kPast); }},
-        BadRefcounts{"EntryMissing", [](Victim& v) { v.Put64(v.Get64(48), 0); }},
-        BadRefcounts{"EntryToTheTable", [](Victim& v) { v.Put64(v.Get64(48), v.Get64(48)); },
-                     false}),
+    testing::Values(BadRefcounts{"EntryUnaligned",
+                                 [](Victim& v) { v.Put64(v.Get64(48), v.block + 512); }},
+                    BadRefcounts{"EntryPastTheEnd", [](Victim& v) { v.Put64(v.Get64(48), kPast); }},
+                    BadRefcounts{"EntryMissing", [](Victim& v) { v.Put64(v.Get64(48), 0); }},
+                    BadRefcounts{"EntryToTheTable",
+                                 [](Victim& v) { v.Put64(v.Get64(48), v.Get64(48)); }, false}),
     [](const auto& info) { return info.param.name; });
 
 // --- Bits that come and go ---
