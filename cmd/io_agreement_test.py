@@ -140,6 +140,14 @@ class Agreement(unittest.TestCase):
             with self.subTest(command):
                 self.commands("plain.qcow2", command, "length")
 
+    def test_compressed_writes(self):
+        for image in ("plain.qcow2", "small.qcow2", "old.qcow2", "clone.qcow2", "base.raw"):
+            with self.subTest(image):
+                # Only where nothing is yet: QEMU compresses over nothing else.
+                self.commands(image, "write -c -P 9 832k 64k", "read -P 9 832k 64k", "write -P 8 834k 1k",
+                              "read -P 8 834k 1k", "read -P 9 835k 61k", "write -c 1k 512", "write -c 640k 512",
+                              "write -c 3G 64k")
+
     def test_a_pattern_file(self):
         self.commands("plain.qcow2", "write -s base.raw 0 256k", "write -s base.raw 1000 300", "read -v 131050 40")
 

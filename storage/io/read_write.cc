@@ -194,8 +194,13 @@ Result Write(Session& session, const Command& command, const std::vector<std::st
   const iovec part = {zeroes ? nullptr : buffer.data(), count};
   const absl::Time start = absl::Now();
   absl::Status status;
-  if (vm_state || compressed) {
+  if (vm_state) {
     status = ErrnoStatus(ENOTSUP, "write");
+  } else if (compressed && offset + count > session.disk().geometry().size_bytes) {
+    status = ErrnoStatus(EIO, "write");
+  } else if (compressed) {
+    status = session.loop().RunTask(session.disk().WriteCompressed(offset, IoVecs(&part, 1)));
+    if (absl::IsUnimplemented(status)) status = ErrnoStatus(ENOTSUP, "write");
   } else if (zeroes) {
     status = session.loop().RunTask(
         session.bytes().WriteZeroes(offset, count, {.may_unmap = options->Has('u')}));
