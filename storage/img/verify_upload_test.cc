@@ -17,7 +17,7 @@ using testing::StartsWith;
 
 std::string Be(uint64_t value, int bytes) {
   std::string text;
-  for (int i = bytes - 1; i >= 0; --i) text += static_cast<char>(value >> (8 * i));
+  for (int i = bytes - 1; i >= 0; --i) text += static_cast<char>(i < 8 ? value >> (8 * i) : 0);
   return text;
 }
 

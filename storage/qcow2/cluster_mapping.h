@@ -60,7 +60,7 @@ struct ClusterEntry {
   uint32_t allocated = 0;
   uint32_t zero = 0;
   uint32_t compressed_bytes = 0;  // Of kCompressed, which has no subclusters.
-  const char* reason = "";        // Of kInvalid; a literal.
+  const char* reason = nullptr;   // Of kInvalid; a literal.
 
   // Can be filled in place: nobody else refers to the host cluster.
   bool owned() const { return has_host && copied; }
