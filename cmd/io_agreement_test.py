@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """vireo-io beside qemu-io: the same scripts on copies of the same images, and the same output.
 
-usage: io_agreement_test.py VIREO_IO [TEST...]
+usage: io_agreement_test.py VIREO_IO ENCRYPTED_IMAGE [TEST...]
 Skipped where qemu-io and qemu-img are not installed. Times are blotted out; all else is compared byte for byte: standard
 output, the error stream, the exit status, and with qemu-img compare what the image holds afterwards.
 """
 
+import gzip
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ import tempfile
 import unittest
 
 VIREO_IO = os.path.abspath(sys.argv[1])
+# Made by QEMU beforehand: qemu-img measures its CPU time to make one, and gives up where that is coarse.
+ENCRYPTED_IMAGE = os.path.abspath(sys.argv[2])
 LIMIT = 60  # Seconds; only ever reached by a failing test.
 
 IMAGES = {
@@ -52,12 +55,8 @@ class Agreement(unittest.TestCase):
         os.mkdir(cls.images)
         for arguments in IMAGES.values():
             subprocess.run(["qemu-img", "create", "-q", *arguments], cwd=cls.images, check=True)
-        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s0,data=pass", "-o",
-                        "encrypt.format=luks,encrypt.key-secret=s0,encrypt.iter-time=10", "secret.qcow2", "1M"],
-                       cwd=cls.images, check=True)
-        subprocess.run([cls.qemu_io, "--object", "secret,id=s0,data=pass", "-c", "write -P 5 0 128k", "--image-opts",
-                        "driver=qcow2,file.filename=secret.qcow2,encrypt.key-secret=s0"], cwd=cls.images, check=True,
-                       stdout=subprocess.DEVNULL)
+        with gzip.open(ENCRYPTED_IMAGE) as packed, open(os.path.join(cls.images, "secret.qcow2"), "wb") as image:
+            shutil.copyfileobj(packed, image)
         fill = ["write -P 1 0 128k", "write -P 2 512k 4k", "write -z 256k 64k"]
         for name, form in (("base.raw", "raw"), ("base.qcow2", "qcow2")):
             subprocess.run([cls.qemu_io, "-f", form, *sum((["-c", each] for each in fill), []), name], cwd=cls.images,
@@ -222,7 +221,7 @@ class Agreement(unittest.TestCase):
     def test_secrets(self):
         self.check(["--object", "foo", "plain.qcow2"])
         opts = "driver=qcow2,file.filename=secret.qcow2,encrypt.key-secret=s0"
-        for data, commands in (("data=pass", ["read -P 5 0 64k", "write -P 6 4k 8k", "read -P 6 4k 8k"]),
+        for data, commands in (("data=key", ["read -P 1 0 4k", "write -P 6 4k 8k", "read -P 6 4k 8k"]),
                                ("data=wrong", ["length"])):
             with self.subTest(data):
                 self.check(["--object", "secret,id=s0," + data, "--image-opts", *sum((["-c", each] for each in commands), []),
@@ -288,4 +287,4 @@ class Agreement(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main(argv=[sys.argv[0], *sys.argv[2:]])
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]])
