@@ -19,6 +19,8 @@
 
 namespace vireo {
 
+class File;
+
 // What does not change while the disk is open, but for size_bytes, which Resize() changes.
 struct Geometry {
   uint64_t size_bytes = 0;           // A multiple of block_size.
@@ -52,6 +54,7 @@ struct RangeStatus {
   bool reads_as_zeros = false;  // Known to, whatever the kind.
   std::optional<uint64_t> host_offset;     // Where the bytes stand in a file, one after the other.
   const std::string* file_name = nullptr;  // That file; lives as long as the backend.
+  const File* file = nullptr;              // The same, where it is a file of its own.
 };
 
 class BlockBackend {

@@ -64,6 +64,16 @@ Task<absl::Status> CopyOnRead::Write(uint64_t offset, IoVecs src, WriteFlags fla
   co_return status;
 }
 
+Task<absl::Status> CopyOnRead::WriteCompressed(uint64_t offset, IoVecs src) {
+  const uint64_t length = TotalSize(src);
+  RangeLock::Guard guard;
+  if (length != 0) {
+    guard = co_await clusters_.Lock(offset / Cluster(), (offset + length - 1) / Cluster());
+  }
+  const absl::Status status = co_await disk_->WriteCompressed(offset, src);
+  co_return status;
+}
+
 Task<absl::Status> CopyOnRead::Flush() { return disk_->Flush(); }
 
 Task<absl::Status> CopyOnRead::Discard(uint64_t offset, uint64_t length) {

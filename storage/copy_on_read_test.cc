@@ -68,5 +68,17 @@ TEST_F(CopyOnReadTest, WhatWasWrittenStays) {
   EXPECT_TRUE(loop_->RunTask(disk_->Close()).ok());
 }
 
+TEST_F(CopyOnReadTest, CompressedWritesReachTheImage) {
+  std::string text(65536, 'c');
+  const iovec part = {text.data(), text.size()};
+  ASSERT_TRUE(loop_->RunTask(disk_->WriteCompressed(65536, IoVecs(&part, 1))).ok());
+  const auto status = loop_->RunTask(disk_->Status(65536, 512));
+  ASSERT_TRUE(status.ok());
+  EXPECT_EQ(status->depth, 0u);
+  EXPECT_FALSE(status->host_offset.has_value());  // It stands in no place as it is.
+  EXPECT_EQ(Read(65536, 65536), text);
+  EXPECT_TRUE(loop_->RunTask(disk_->Close()).ok());
+}
+
 }  // namespace
 }  // namespace vireo

@@ -73,6 +73,10 @@ class File {
   // `offset` is inside the file.
   virtual Task<absl::StatusOr<FileExtent>> Extent(uint64_t offset) = 0;
 
+  // The host's descriptor of the same bytes at the same offsets, for those who let the host copy
+  // them; -1: there is none, or nobody may go around this object.
+  virtual int descriptor() const { return -1; }
+
   // Who wants to know what is done with the file, and may fail or hold up parts of it. Null:
   // nobody.
   virtual DebugEvents* debug_events() { return nullptr; }

@@ -72,6 +72,13 @@ Task<absl::Status> HandOverDisk::Write(uint64_t offset, IoVecs src, WriteFlags f
   co_return status;
 }
 
+Task<absl::Status> HandOverDisk::WriteCompressed(uint64_t offset, IoVecs src) {
+  const InFlight::Operation operation(in_flight_);
+  CO_RETURN_IF_ERROR(GivenAway());
+  const absl::Status status = co_await disk_->WriteCompressed(offset, src);
+  co_return status;
+}
+
 Task<absl::Status> HandOverDisk::Flush() {
   const InFlight::Operation operation(in_flight_);
   CO_RETURN_IF_ERROR(GivenAway());

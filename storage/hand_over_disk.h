@@ -51,6 +51,7 @@ class HandOverDisk final : public BlockBackend {
   Task<absl::Status> Read(uint64_t offset, IoVecs dst) override;
   using BlockBackend::Write;
   Task<absl::Status> Write(uint64_t offset, IoVecs src, WriteFlags flags) override;
+  Task<absl::Status> WriteCompressed(uint64_t offset, IoVecs src) override;
   Task<absl::Status> Flush() override;
   Task<absl::Status> Discard(uint64_t offset, uint64_t length) override;
   Task<absl::Status> WriteZeroes(uint64_t offset, uint64_t length, ZeroFlags flags) override;

@@ -94,6 +94,15 @@ TEST_F(HandOverDiskTest, InactiveNothingIsReadOrWritten) {
   Close(*disk);
 }
 
+TEST_F(HandOverDiskTest, TakesCompressedWrites) {
+  const std::unique_ptr<HandOverDisk> disk = Open(HandOverDisk::Start::kActive);
+  std::vector<uint8_t> bytes(65536, 7);
+  const iovec part = ToIoVec(std::span<uint8_t>(bytes));
+  EXPECT_TRUE(loop_->RunTask(disk->WriteCompressed(65536, IoVecs(&part, 1))).ok());
+  EXPECT_EQ(Read(*disk, 65536), 7);
+  Close(*disk);
+}
+
 TEST_F(HandOverDiskTest, AMigrationThatFailsLeavesTheDiskWhereItWas) {
   const std::unique_ptr<HandOverDisk> source = Open(HandOverDisk::Start::kActive);
   const std::unique_ptr<HandOverDisk> target = Open(HandOverDisk::Start::kInactive);

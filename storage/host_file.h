@@ -46,6 +46,7 @@ class HostFile final : public File {
   const FileTraits& traits() const override { return traits_; }
   FileIdentity identity() const override { return identity_; }
   uint64_t size() const override { return size_; }
+  int descriptor() const override { return fd_; }
   absl::StatusOr<uint64_t> AllocatedBytes() override;
 
   Task<absl::Status> Read(uint64_t offset, IoVecs dst) override;

@@ -70,7 +70,8 @@ Task<absl::StatusOr<RangeStatus>> RawFile::Status(uint64_t offset, uint64_t leng
   CO_RETURN_IF_ERROR(CheckRequest(file_->name(), geometry_, offset, length));
   CO_ASSIGN_OR_RETURN(const FileExtent extent, co_await file_->Extent(offset));
   const uint64_t block = geometry_.block_size;
-  RangeStatus answer = {.present = true, .host_offset = offset, .file_name = &file_->name()};
+  RangeStatus answer = {
+      .present = true, .host_offset = offset, .file_name = &file_->name(), .file = file_.get()};
   // The last block of a file may be a part of one.
   const bool ends_file = offset + extent.length >= file_->size();
   if (!extent.data && (extent.length >= block || ends_file)) {

@@ -26,6 +26,14 @@ Task<absl::Status> ThrottledBackend::WriteInTurn(uint64_t offset, IoVecs src, Wr
   co_return status;
 }
 
+// Counted as what the guest writes, not as what is left of it.
+Task<absl::Status> ThrottledBackend::CompressInTurn(uint64_t offset, IoVecs src) {
+  const InFlight::Operation operation(in_flight_);
+  co_await member_.Admit(ThrottleKind::kWrite, TotalSize(src));
+  const absl::Status status = co_await disk_->WriteCompressed(offset, src);
+  co_return status;
+}
+
 Task<absl::Status> ThrottledBackend::ZeroInTurn(uint64_t offset, uint64_t length, ZeroFlags flags) {
   const InFlight::Operation operation(in_flight_);
   co_await member_.Admit(ThrottleKind::kWrite, length);

@@ -28,6 +28,9 @@ class ThrottledBackend final : public BlockBackend {
   Task<absl::Status> Write(uint64_t offset, IoVecs src, WriteFlags flags) override {
     return group_->limited() ? WriteInTurn(offset, src, flags) : disk_->Write(offset, src, flags);
   }
+  Task<absl::Status> WriteCompressed(uint64_t offset, IoVecs src) override {
+    return group_->limited() ? CompressInTurn(offset, src) : disk_->WriteCompressed(offset, src);
+  }
   Task<absl::Status> Flush() override { return disk_->Flush(); }
   Task<absl::Status> Discard(uint64_t offset, uint64_t length) override {
     return disk_->Discard(offset, length);
@@ -49,6 +52,7 @@ class ThrottledBackend final : public BlockBackend {
  private:
   Task<absl::Status> ReadInTurn(uint64_t offset, IoVecs dst);
   Task<absl::Status> WriteInTurn(uint64_t offset, IoVecs src, WriteFlags flags);
+  Task<absl::Status> CompressInTurn(uint64_t offset, IoVecs src);
   Task<absl::Status> ZeroInTurn(uint64_t offset, uint64_t length, ZeroFlags flags);
 
   const std::unique_ptr<BlockBackend> disk_;

@@ -72,6 +72,11 @@ class ThrottledBackendTest : public testing::Test {
     const iovec part = ToIoVec(std::span<uint8_t>(buffer));
     *result = co_await disk.Write(0, IoVecs(&part, 1));
   }
+  static Task<void> CompressOnce(BlockBackend& disk, absl::Status* result) {
+    std::vector<uint8_t> buffer(512);
+    const iovec part = ToIoVec(std::span<uint8_t>(buffer));
+    *result = co_await disk.WriteCompressed(0, IoVecs(&part, 1));
+  }
   void Close(ThrottledBackend& disk) { EXPECT_TRUE(loop_->RunTask(disk.Close()).ok()); }
 
   std::unique_ptr<EventLoop> loop_ = *EventLoop::Create();
@@ -175,6 +180,22 @@ TEST_F(ThrottledBackendTest, FlushesAndUnlimitedDirectionsPass) {
   EXPECT_EQ(count, 1u);
   stop = true;
   disk->SetHurry(true);
+  loop_->RunTask(scope.Join());
+  Close(*disk);
+}
+
+TEST_F(ThrottledBackendTest, CompressedWritesWaitForTheirTurnToo) {
+  const auto group =
+      std::make_shared<ThrottleGroup>(ThrottleLimits{.bytes_total = {.per_second = 512}});
+  const std::unique_ptr<ThrottledBackend> disk = Disk(group);
+  std::vector<absl::Status> results(3, absl::UnknownError("waiting"));
+  TaskScope scope(*loop_);
+  for (absl::Status& result : results) scope.Spawn(CompressOnce(*disk, &result));
+  loop_->RunUntilIdle();
+  EXPECT_TRUE(results[0].ok()) << results[0];
+  EXPECT_FALSE(results[2].ok());
+  Advance(absl::Seconds(3));
+  EXPECT_TRUE(results[2].ok()) << results[2];
   loop_->RunTask(scope.Join());
   Close(*disk);
 }

@@ -54,6 +54,7 @@ struct Request {
   bool create = true;
   bool target_is_zero = false;
   bool compress = false;
+  bool offload = false;
   bool quiet = false;
   bool progress = false;
   bool in_order = true;
@@ -115,7 +116,7 @@ bool ReadRequest(const Tool& tool, const Arguments& parsed, Request& request) {
   request.salvage = parsed.Has("salvage");
   request.bitmaps = parsed.Has("bitmaps");
   request.skip_broken_bitmaps = parsed.Has("skip-broken-bitmaps");
-  const bool offload = parsed.Has("C");
+  request.offload = parsed.Has("C");
 
   const auto refuse = [&tool](const char* why) {
     tool.Fail("%s", why);
@@ -124,13 +125,13 @@ bool ReadRequest(const Tool& tool, const Arguments& parsed, Request& request) {
   if (parsed.Has("skip-broken-bitmaps") && !parsed.Has("bitmaps")) {
     return refuse("Use of --skip-broken-bitmaps requires --bitmaps");
   }
-  if (offload && request.compress) {
+  if (request.offload && request.compress) {
     return refuse("Cannot enable copy offloading when -c is used");
   }
-  if (offload && request.sparse_bytes.has_value()) {
+  if (request.offload && request.sparse_bytes.has_value()) {
     return refuse("Cannot enable copy offloading when -S is used");
   }
-  if (offload && request.salvage) {
+  if (request.offload && request.salvage) {
     return refuse("Cannot use copy offloading in salvaging mode");
   }
   if (request.target_opts && request.create) {
@@ -355,10 +356,8 @@ int RunConvert(const Tool& tool, const Request& request) {
 
   std::optional<Opened> target;
   PackedTarget packed;
-  if (request.compress && !request.create) {
-    return tool.Fail("-c with -n: only a new image is compressed");
-  }
-  if (request.compress) {
+  const bool pack = request.compress && request.create;
+  if (pack) {
     absl::StatusOr<PackedTarget> opened =
         tool.loop.RunTask(OpenPacked(tool.loop, tool.opener,
                                      {.path = request.target,
@@ -377,11 +376,16 @@ int RunConvert(const Tool& tool, const Request& request) {
       return tool.Fail("output file is smaller than input file");
     }
     options.target = &target->disk();
+    options.compress = request.compress;
+    options.offload = request.offload;
     const bool is_qcow2 = target->source().format == ImageFormat::kQcow2;
     if (is_qcow2) options.unit_bytes = target->source().image->header().layout.cluster_bytes();
     if (request.create && !backing_file.has_value() && options.sparse_bytes != 0 &&
         (is_qcow2 || !IsBlockDevice(request.target))) {
       options.target_is_zero = true;
+    }
+    if (request.compress && !is_qcow2) {
+      return tool.Fail("Compression not supported for this file format");
     }
     if (request.bitmaps && !bitmaps.has_value()) {  // Into an image that is there.
       bitmaps = ChooseBitmaps(tool, request, sources.front(), source_options);
@@ -402,7 +406,7 @@ int RunConvert(const Tool& tool, const Request& request) {
   for (const std::string& warning : copy.TakeWarnings()) {
     if (!request.quiet) tool.Fail("warning: %s", warning);
   }
-  if (request.compress) {
+  if (pack) {
     status = tool.loop.RunTask(ClosePacked(packed, status));
   } else {
     const absl::Status closed = target->Close();

@@ -75,6 +75,27 @@ TEST_P(ConvertTest, Compresses) {
   ExpectSound("y");
 }
 
+TEST_P(ConvertTest, CompressesIntoAnImageThatIsThere) {
+  MakeSource((9 << 20) + 7 * 512);
+  const std::string options = GetParam().options;
+  // As long as the source, longer, and full of something else.
+  ASSERT_EQ(Run({"create", "-q", "-f", "qcow2", "-o", options, "x", "9440768"}).status, 0);
+  ASSERT_EQ(Run({"create", "-q", "-f", "qcow2", "-o", options, "y", "12M"}).status, 0);
+  WriteFile("other.raw", std::string(12 << 20, 'o'));
+  ASSERT_EQ(Run({"convert", "-f", "raw", "-O", "qcow2", "-o", options, "other.raw", "z"}).status,
+            0);
+  for (const std::string target : {"x", "y", "z"}) {
+    const Ran ran =
+        Run({"convert", "-c", "-n", "-W", "-f", "raw", "-O", "qcow2", "source.raw", target});
+    ASSERT_EQ(ran.status, 0) << ran.err;
+    EXPECT_THAT(Run({"map", "--output=json", target}).out, HasSubstr("\"data\": true}"));
+  }
+  ExpectSound("x");
+  ExpectSound("y");
+  ASSERT_EQ(Run({"convert", "-f", "qcow2", "-O", "raw", "z", "back"}).status, 0);
+  EXPECT_TRUE(ReadFile("back") == ReadFile("source.raw") + std::string((3 << 20) - 7 * 512, 'o'));
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Shapes, ConvertTest,
     testing::Values(Shape{"Default", "cluster_size=64k"}, Shape{"Version2", "compat=0.10"},
@@ -101,6 +122,14 @@ TEST_F(ConvertFlagsTest, AFailedRunLeavesNoHalfFile) {
   }
   EXPECT_EQ(Run({"convert", "-c", "-O", "qcow2", "disk.qcow2", "x"}).status, 1);
   EXPECT_FALSE(std::filesystem::exists("x"));
+}
+
+TEST_F(ConvertFlagsTest, OnlyQcow2IsCompressed) {
+  WriteFile("source.raw", std::string(1 << 20, 's'));
+  WriteFile("x", std::string(1 << 20, 'x'));
+  const Ran ran = Run({"convert", "-c", "-n", "-f", "raw", "-O", "raw", "source.raw", "x"});
+  EXPECT_EQ(ran.status, 1);
+  EXPECT_EQ(ran.err, "vireo-img: Compression not supported for this file format\n");
 }
 
 TEST_F(ConvertFlagsTest, SalvageGoesOnWhereTheSourceCannotBeRead) {

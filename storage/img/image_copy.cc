@@ -11,6 +11,7 @@
 #include "base/align.h"
 #include "base/iovecs.h"
 #include "base/status.h"
+#include "storage/host_copy.h"
 #include "storage/qcow2/compressor.h"
 
 namespace vireo::img {
@@ -37,7 +38,11 @@ absl::Status At(const char* what, uint64_t offset, const absl::Status& status) {
 }  // namespace
 
 ImageCopy::ImageCopy(EventLoop& loop, Options options, Progress& progress)
-    : loop_(loop), options_(std::move(options)), progress_(progress), workers_(loop) {
+    : loop_(loop),
+      options_(std::move(options)),
+      progress_(progress),
+      offload_(options_.offload),
+      workers_(loop) {
   for (const BlockBackend* source : options_.sources) {
     starts_.push_back(total_);
     total_ += source->geometry().size_bytes;
@@ -140,6 +145,17 @@ Task<void> ImageCopy::Work() {
 }
 
 Task<absl::Status> ImageCopy::CopyPiece(Piece piece, uint8_t* bytes) {
+  if (piece.kind == Kind::kData && offload_) {
+    if (options_.in_order) co_await WaitForTurn(piece.ticket);
+    if (!status_.ok()) co_return absl::OkStatus();  // Another one has failed: told once.
+    CO_ASSIGN_OR_RETURN(const bool copied, co_await OffloadPiece(piece));
+    if (copied) {
+      if (options_.in_order) EndTurn(piece.ticket);
+      CountDone(piece);
+      if (options_.bytes_per_second != 0) co_await Pace(piece.length);
+      co_return absl::OkStatus();
+    }
+  }
   if (piece.kind == Kind::kData) {
     const absl::Status read = co_await ReadPiece(piece.offset, piece.length, bytes);
     if (!read.ok()) co_return read;
@@ -160,6 +176,37 @@ Task<absl::Status> ImageCopy::CopyPiece(Piece piece, uint8_t* bytes) {
   }
   if (status.ok()) CountDone(piece);
   co_return status;
+}
+
+Task<absl::StatusOr<bool>> ImageCopy::OffloadPiece(Piece piece) {
+  const uint64_t end = piece.offset + piece.length;
+  for (uint64_t at = piece.offset; at < end;) {
+    const size_t index = static_cast<size_t>(std::upper_bound(starts_.begin(), starts_.end(), at) -
+                                             starts_.begin()) -
+                         1;
+    BlockBackend& source = *options_.sources[index];
+    const uint64_t inside = at - starts_[index];
+    const uint64_t left = std::min(end - at, source.geometry().size_bytes - inside);
+    const auto from = co_await source.Status(inside, left);
+    const auto to = co_await options_.target->Status(at, end - at);
+    if (!from.ok() || !to.ok() || !from->host_offset.has_value() || from->file == nullptr ||
+        !to->host_offset.has_value() || to->file == nullptr) {
+      co_return false;
+    }
+    const uint64_t length = std::min(from->length, to->length);
+    const absl::Status copied = co_await CopyInHost(loop_, {.from = from->file,
+                                                            .from_offset = *from->host_offset,
+                                                            .to = to->file,
+                                                            .to_offset = *to->host_offset,
+                                                            .length = length});
+    if (absl::IsUnimplemented(copied)) {
+      offload_ = false;
+      co_return false;
+    }
+    if (!copied.ok()) co_return At("writing", at, copied);
+    at += length;
+  }
+  co_return true;
 }
 
 void ImageCopy::CountDone(const Piece& piece) {
@@ -292,7 +339,12 @@ void ImageCopy::StartWrites(const Piece& piece, uint8_t* bytes, TaskScope& write
   uint64_t zeros = 0;  // Where the zeros behind it begin.
   const auto write_data = [&](uint64_t begin, uint64_t end) {
     if (begin == end) return;
-    writes.Spawn(WriteData(piece.offset + begin, bytes + begin, end - begin, status));
+    const uint64_t offset = piece.offset + begin;
+    if (options_.compress) {
+      writes.Spawn(WriteCompressed(offset, bytes + begin, end - begin, status));
+    } else {
+      writes.Spawn(WriteData(offset, bytes + begin, end - begin, status));
+    }
   };
   for (uint64_t at = 0;; at += unit) {
     const bool ends = at >= piece.length;
@@ -301,7 +353,8 @@ void ImageCopy::StartWrites(const Piece& piece, uint8_t* bytes, TaskScope& write
     const uint64_t here = std::min(at, piece.length);
     // [zeros, here) is zeros, and data begins here, or the piece ends.
     const bool whole = zeros == 0 && here == piece.length;
-    if (here > zeros && (here - zeros >= options_.sparse_bytes || whole)) {
+    const bool long_enough = options_.compress || here - zeros >= options_.sparse_bytes;
+    if (here > zeros && (long_enough || whole)) {
       write_data(data, zeros);
       writes.Spawn(WriteZeros(piece.offset + zeros, here - zeros, status));
       data = here;
@@ -319,6 +372,21 @@ Task<void> ImageCopy::WriteData(uint64_t offset, const uint8_t* bytes, uint64_t 
   const iovec src = {const_cast<uint8_t*>(bytes), length};
   const absl::Status written = co_await options_.target->Write(offset, IoVecs(&src, 1));
   if (!written.ok()) *status = At("writing", offset, written);
+}
+
+Task<void> ImageCopy::WriteCompressed(uint64_t offset, const uint8_t* bytes, uint64_t length,
+                                      absl::Status* status) {
+  const bool ends = offset + length == options_.target->geometry().size_bytes;
+  const uint64_t whole = ends ? length : AlignDown<uint64_t>(length, options_.unit_bytes);
+  if (whole > 0) {
+    const iovec src = {const_cast<uint8_t*>(bytes), whole};
+    const absl::Status written = co_await options_.target->WriteCompressed(offset, IoVecs(&src, 1));
+    if (!written.ok()) {
+      *status = At("writing", offset, written);
+      co_return;
+    }
+  }
+  if (whole < length) co_await WriteData(offset + whole, bytes + whole, length - whole, status);
 }
 
 Task<void> ImageCopy::WriteZeros(uint64_t offset, uint64_t length, absl::Status* status) {

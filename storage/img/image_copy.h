@@ -44,6 +44,11 @@ class ImageCopy {
     bool salvage = false;  // What cannot be read becomes zeros.
     // Set: what is written goes there, compressed, and not to `target`.
     qcow2::PackedWriter* packer = nullptr;
+    // Whole units of data are stored compressed in `target`.
+    bool compress = false;
+    // The host copies from file to file, where both disks are plain files; what it cannot do is
+    // read and written.
+    bool offload = false;
     uint64_t bytes_per_second = 0;  // 0 = as fast as it goes.
   };
 
@@ -85,6 +90,8 @@ class ImageCopy {
   Task<absl::Status> ReadPiece(uint64_t offset, uint64_t length, uint8_t* bytes);
   Task<absl::Status> Salvage(BlockBackend* source, uint64_t base, uint64_t offset, uint64_t length,
                              uint8_t* bytes);
+  // Lets the host copy a piece of data. False, with nothing lost, if it has to be read and written.
+  Task<absl::StatusOr<bool>> OffloadPiece(Piece piece);
   // The same for a piece whose clusters are compressed: all of them at once, then packed in turn.
   Task<absl::Status> PackPiece(Piece piece, uint8_t* bytes);
   struct Packed {
@@ -99,6 +106,9 @@ class ImageCopy {
   void StartWrites(const Piece& piece, uint8_t* bytes, TaskScope& writes, absl::Status* status);
   Task<void> WriteData(uint64_t offset, const uint8_t* bytes, uint64_t length,
                        absl::Status* status);
+  // Whole units; what is left of the last one is written as it is.
+  Task<void> WriteCompressed(uint64_t offset, const uint8_t* bytes, uint64_t length,
+                             absl::Status* status);
   Task<void> WriteZeros(uint64_t offset, uint64_t length, absl::Status* status);
   Task<void> WaitForTurn(uint64_t ticket);
   void EndTurn(uint64_t ticket);
@@ -118,6 +128,7 @@ class ImageCopy {
   AsyncEvent turned_;
   absl::Time free_at_ = absl::InfinitePast();  // When the rate allows the next write.
 
+  bool offload_ = false;  // The host has not refused yet.
   uint64_t to_copy_ = 0;
   uint64_t copied_ = 0;
   absl::Status status_;

@@ -151,6 +151,7 @@ Task<absl::StatusOr<RangeStatus>> Image::Status(uint64_t offset, uint64_t length
   if (const auto* allocated = std::get_if<Allocated>(&run.mapping)) {
     answer.host_offset = allocated->host_offset;
     answer.file_name = &data_.name();
+    answer.file = &data_;
     if (HasUnwrittenClusters()) CO_RETURN_IF_ERROR(co_await LookForHole(&answer));
   } else if (const auto* zero = std::get_if<Zero>(&run.mapping)) {
     answer.kind = RangeKind::kZero;

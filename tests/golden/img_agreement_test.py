@@ -333,6 +333,19 @@ class Convert(Agreement):
             self.agree(f"convert -O qcow2 c.qcow2 {name}", [(name, "qcow2")])
             self.agree(f"convert -O raw c.qcow2 {name}", [(name, "raw")])
 
+    def test_compressed_into_existing_target(self):
+        self.pattern("a.raw", 5 * 1024 * 1024 + 512 * 7)
+        self.chain()
+        for shape in SHAPES:
+            options = ["-o", shape] if shape else []
+            self.img("create", "-q", "-f", "qcow2", *options, "t.qcow2", "12M")
+            for source in ("b.qcow2", "c.qcow2"):
+                self.agree(f"convert -c -n -O qcow2 {source} t.qcow2", [("t.qcow2", "qcow2")])
+                self.agree(f"convert -c -n --target-is-zero -W -m 4 -S 0 -O qcow2 {source} t.qcow2", [("t.qcow2", "qcow2")])
+        self.img("create", "-q", "-f", "raw", "t.raw", "12M")
+        self.img("create", "-q", "-f", "qcow2", "tiny.qcow2", "1M")
+        self.agree_on_all(["convert -c -n -O raw a.raw t.raw", "convert -c -n -O qcow2 a.raw tiny.qcow2"])
+
     def test_refusals(self):
         self.chain()
         self.img("create", "-q", "-f", "raw", "tiny.raw", "1M")
