@@ -51,6 +51,11 @@ class Checker {
       result_.corruptions_fixed += unfixed_errors_;
     }
     CO_RETURN_IF_ERROR(co_await CheckActiveFlags());
+    // An entry that points behind the end may yet be somebody's data.
+    if (repair_ != Repair::kNone && result_.check_errors == 0 &&
+        result_.corruptions == result_.corruptions_fixed) {
+      CO_RETURN_IF_ERROR(co_await ClearBehindEnd());
+    }
     if (repair_ != Repair::kNone) CO_RETURN_IF_ERROR(co_await file_.Sync());
     if (repair_ == Repair::kAll && result_.check_errors == 0 &&
         result_.corruptions == result_.corruptions_fixed) {
@@ -458,6 +463,28 @@ class Checker {
     }
     if (changed)
       CO_RETURN_IF_ERROR(co_await WriteBytes(table_[region], block.data(), block.size()));
+    co_return absl::OkStatus();
+  }
+
+  // A crash may leave counts behind the end of the file, for clusters that were never there. They
+  // would leak as soon as the file grows over them.
+  Task<absl::Status> ClearBehindEnd() {
+    const uint64_t per_block = layout_.refcounts_per_block();
+    std::vector<uint8_t> block(layout_.cluster_bytes());
+    for (uint64_t region = file_clusters_ / per_block; region < table_.size(); ++region) {
+      if (table_[region] == 0) continue;
+      const iovec part = ToIoVec(std::span<uint8_t>(block));
+      CO_RETURN_IF_ERROR(co_await file_.Read(table_[region], IoVecs(&part, 1)));
+      bool changed = false;
+      for (uint64_t at = file_clusters_ - std::min(file_clusters_, region * per_block);
+           at < per_block; ++at) {
+        if (ReadRefcount(block, layout_.refcount_order, at) == 0) continue;
+        WriteRefcount(block, layout_.refcount_order, at, 0);
+        changed = true;
+      }
+      if (!changed) continue;
+      CO_RETURN_IF_ERROR(co_await WriteBytes(table_[region], block.data(), block.size()));
+    }
     co_return absl::OkStatus();
   }
 

@@ -70,6 +70,30 @@ TEST_F(CheckTest, LeaksAreFoundAndMended) {
   ExpectContent();
 }
 
+// As a crash leaves them that lost the file's new size: they would leak when it grows again.
+TEST_F(CheckTest, CountsBehindTheEndAreNoLeaksAndGo) {
+  const uint64_t behind = CounterOf(disk_.medium().bytes.size() + 3 * kCluster);
+  const uint64_t last = kBlock + kCluster - 2;
+  disk_.Store16(behind, 1);
+  disk_.Store16(last, 2);
+  EXPECT_TRUE(Check().clean());
+  EXPECT_EQ(disk_.Load16(behind), 1u);
+  const CheckResult result = Check(Repair::kLeaks);
+  EXPECT_TRUE(result.clean());
+  EXPECT_EQ(result.leaks_fixed, 0u);
+  EXPECT_EQ(disk_.Load16(behind), 0u);
+  EXPECT_EQ(disk_.Load16(last), 0u);
+  ExpectContent();
+}
+
+TEST_F(CheckTest, WhatPointsBehindTheEndKeepsItsCount) {
+  const uint64_t target = disk_.medium().bytes.size() + 3 * kCluster;
+  disk_.Store64(l2_ + 8, target | kEntryCopied);
+  disk_.Store16(CounterOf(target), 1);
+  EXPECT_GT(Check(Repair::kLeaks).corruptions, 0u);
+  EXPECT_EQ(disk_.Load16(CounterOf(target)), 1u);
+}
+
 TEST_F(CheckTest, RepairOfLeaksRaisesNoCount) {
   disk_.Store16(CounterOf(data_), 0);
   CheckResult result = Check(Repair::kLeaks);

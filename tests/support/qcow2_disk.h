@@ -94,6 +94,11 @@ class Qcow2Disk {
     const Be64 wire(value);
     std::memcpy(medium_.bytes.data() + offset, &wire, sizeof(wire));
   }
+  uint16_t Load16(uint64_t offset) const {
+    Be16 value;
+    std::memcpy(&value, medium_.bytes.data() + offset, sizeof(value));
+    return value;
+  }
   void Store16(uint64_t offset, uint16_t value) {
     const Be16 wire(value);
     std::memcpy(medium_.bytes.data() + offset, &wire, sizeof(wire));
