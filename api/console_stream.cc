@@ -1,36 +1,49 @@
 #include "api/console_stream.h"
 
-#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_format.h"
 #include "api/grpc_status.h"
 
 namespace vireo::api {
-namespace {
-
-// A guest that does not read its serial port costs 50 wake-ups a second while a client has typed
-// more than 64 KiB.
-constexpr std::chrono::milliseconds kRetry(20);
-
-}  // namespace
 
 class ConsoleStream::Reader final : public ConsoleReader {
  public:
   explicit Reader(ConsoleStream& stream) : stream_(stream) {}
   void OnOutput(std::string_view bytes) override { stream_.Push(bytes); }
+  void OnInputRoom() override { stream_.OnInputRoom(); }
   void OnClosed() override { stream_.End(absl::OkStatus()); }
 
  private:
   ConsoleStream& stream_;
 };
 
-ConsoleStream::ConsoleStream(VmController& controller)
-    : controller_(controller), reader_(std::make_shared<Reader>(*this)) {
-  StartSendInitialMetadata();
-  StartRead(&input_);
+ConsoleStream::ConsoleStream(CallQueue& queue, v1::VmService::AsyncService& service,
+                             VmController& controller)
+    : ServerCall(queue), service_(service), controller_(controller) {}
+
+ConsoleStream::~ConsoleStream() {
+  if (reader_ != nullptr) controller_.RemoveConsoleReader(reader_.get());
+}
+
+void ConsoleStream::RequestCall(void* tag) {
+  service_.RequestConsole(context(), &stream_, grpc_queue(), grpc_queue(), tag);
+}
+
+void ConsoleStream::OnBegin() {
+  (new ConsoleStream(queue(), service_, controller_))->Listen();
+  {
+    MutexLock lock(mutex_);
+    writing_ = true;
+    stream_.SendInitialMetadata(Expect(written_));
+    input_ = Input::kReading;
+    stream_.Read(&message_, Expect(read_));
+  }
+  reader_ = std::make_shared<Reader>(*this);
   controller_.AddConsoleReader(reader_);
 }
+
+// ---- Output ----
 
 void ConsoleStream::Push(std::string_view output) {
   Update([&] {
@@ -51,83 +64,90 @@ void ConsoleStream::End(absl::Status status) {
   });
 }
 
+void ConsoleStream::GiveUp() {
+  pending_.clear();
+  if (!end_.has_value()) end_ = absl::CancelledError("the client is gone");
+}
+
 void ConsoleStream::Update(absl::FunctionRef<void()> change) {
-  bool write = false;
-  absl::Status status;
-  {
-    MutexLock lock(mutex_);
-    change();
-    if (writing_ || finished_) return;
-    if (!pending_.empty()) {
-      current_.Clear();
-      current_.set_lost_bytes(std::exchange(lost_bytes_, 0));
-      current_.set_data(pending_.substr(0, kMaxMessage));
-      pending_.erase(0, kMaxMessage);
-      writing_ = write = true;
-    } else if (end_.has_value() && taking_input_ == 0) {
-      finished_ = true;
-      status = *end_;
-    } else {
-      return;
-    }
-  }
-  if (write) {
-    StartWrite(&current_);
-  } else {
-    Finish(ToGrpcStatus(status));  // From here on OnDone may delete this.
+  MutexLock lock(mutex_);
+  change();
+  if (writing_ || finished_) return;
+  if (!pending_.empty()) {
+    v1::ConsoleOutput output;
+    output.set_lost_bytes(std::exchange(lost_bytes_, 0));
+    output.set_data(pending_.substr(0, kMaxMessage));
+    pending_.erase(0, kMaxMessage);
+    writing_ = true;
+    stream_.Write(output, Expect(written_));  // Serialises it at once.
+  } else if (end_.has_value()) {
+    finished_ = true;
+    stream_.Finish(ToGrpcStatus(*end_), ExpectLast());
   }
 }
 
-void ConsoleStream::OnReadDone(bool ok) {
-  if (!ok) {  // The client has closed its side, or is gone (then OnCancel ends the call).
+void ConsoleStream::OnWritten(bool ok) {
+  Update([&] {
+    writing_ = false;
+    if (!ok) GiveUp();
+  });
+}
+
+void ConsoleStream::OnEnd() {
+  Update([&] { GiveUp(); });
+}
+
+// ---- Input ----
+
+void ConsoleStream::OnRead(bool ok) {
+  const bool fits = message_.data().size() <= kMaxInput;
+  {
+    MutexLock lock(mutex_);
+    input_ = ok && fits ? Input::kOffering : Input::kDone;
+  }
+  if (!ok) {  // The client has closed its side, or is gone (then OnEnd ends the call).
     if (detach_at_eof_) End(absl::OkStatus());
     return;
   }
-  detach_at_eof_ = detach_at_eof_ || input_.detach_at_eof();
-  input_taken_ = 0;
-  if (input_.data().size() > kMaxInput) {
+  if (!fits) {
     End(absl::InvalidArgumentError(absl::StrFormat("data: %d bytes in one message; at most %d",
-                                                   input_.data().size(), kMaxInput)));
+                                                   message_.data().size(), kMaxInput)));
     return;
   }
-  Update([&] { ++taking_input_; });
+  detach_at_eof_ = detach_at_eof_ || message_.detach_at_eof();
+  message_taken_ = 0;
   OfferInput();
 }
 
 void ConsoleStream::OfferInput() {
-  const std::string_view rest = std::string_view(input_.data()).substr(input_taken_);
-  if (!rest.empty()) input_taken_ += controller_.WriteConsole(rest);
-  bool ended = false;
-  Update([&] { ended = end_.has_value(); });  // taking_input_ still keeps this alive.
-  if (!ended && input_taken_ < input_.data().size()) {
-    retry_ =
-        std::make_unique<grpc::Alarm>();  // One alarm cannot be set again from its own callback.
-    retry_->Set(std::chrono::system_clock::now() + kRetry, [this](bool) { OfferInput(); });
+  while (true) {
+    const std::string_view rest = std::string_view(message_.data()).substr(message_taken_);
+    if (!rest.empty()) message_taken_ += controller_.WriteConsole(rest);
+    MutexLock lock(mutex_);
+    if (end_.has_value()) {
+      input_ = Input::kDone;
+    } else if (message_taken_ == message_.data().size()) {
+      input_ = Input::kReading;
+      stream_.Read(&message_, Expect(read_));
+    } else if (input_ == Input::kOfferingAgain) {
+      input_ = Input::kOffering;
+      continue;
+    } else {
+      input_ = Input::kHeld;
+    }
     return;
   }
-  if (!ended) StartRead(&input_);
-  Update([&] { --taking_input_; });
 }
 
-void ConsoleStream::OnWriteDone(bool ok) {
-  Update([&] {
-    writing_ = false;
-    if (ok) return;
-    pending_.clear();
-    if (!end_.has_value()) end_ = absl::CancelledError("the client is gone");
-  });
-}
-
-void ConsoleStream::OnCancel() {
-  Update([&] {
-    pending_.clear();
-    if (!end_.has_value()) end_ = absl::CancelledError("the client is gone");
-  });
-}
-
-void ConsoleStream::OnDone() {
-  controller_.RemoveConsoleReader(reader_.get());
-  delete this;
+void ConsoleStream::OnInputRoom() {
+  MutexLock lock(mutex_);
+  if (input_ == Input::kOffering) input_ = Input::kOfferingAgain;
+  if (input_ != Input::kHeld || finished_) return;
+  // The machine's thread must not call the controller: the queue's does, by way of an alarm that is
+  // due at once.
+  input_ = Input::kOffering;
+  to_queue_ = std::make_unique<grpc::Alarm>();
+  to_queue_->Set(grpc_queue(), gpr_inf_past(GPR_CLOCK_REALTIME), Expect(room_));
 }
 
 }  // namespace vireo::api

@@ -1,11 +1,10 @@
 // One Console call: output is kept (within a limit) for a client that may be slow, input is held
-// back until the guest has taken it. Owned by gRPC from its construction on; deletes itself in
-// OnDone.
+// back until the guest has taken it.
 #ifndef VIREO_API_CONSOLE_STREAM_H_
 #define VIREO_API_CONSOLE_STREAM_H_
 
 #include <grpcpp/alarm.h>
-#include <grpcpp/support/server_callback.h>
+#include <grpcpp/support/async_stream.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -16,58 +15,70 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
-#include "api/v1/vireo.pb.h"
-#include "base/mutex.h"
+#include "api/call_queue.h"
+#include "api/v1/vireo.grpc.pb.h"
 #include "vmm/vm_controller.h"
 
 namespace vireo::api {
 
-class ConsoleStream final : public grpc::ServerBidiReactor<v1::ConsoleInput, v1::ConsoleOutput> {
+class ConsoleStream final : public ServerCall {
  public:
   static constexpr size_t kMaxPending = size_t{1} << 20;    // Bytes of output kept for the client.
   static constexpr size_t kMaxInput = size_t{64} << 10;     // Bytes in one message.
   static constexpr size_t kMaxMessage = size_t{256} << 10;  // Bytes of output in one message.
 
-  explicit ConsoleStream(VmController& controller);  // Outlives the call.
-
-  void OnReadDone(bool ok) override;
-  void OnWriteDone(bool ok) override;
-  void OnCancel() override;
-  void OnDone() override;
+  // All outlive the call.
+  ConsoleStream(CallQueue& queue, v1::VmService::AsyncService& service, VmController& controller);
+  ~ConsoleStream() override;
 
  private:
+  // What the controller holds; it may outlive the stream, but is removed before the stream is
+  // deleted.
   class Reader;
+
+  // Input goes round: a message is read, then offered until the guest has taken all of it. One that
+  // it has no room for is held until the machine says that there is room.
+  enum class Input {
+    kReading,
+    kOffering,       // On the queue's thread, or about to be.
+    kOfferingAgain,  // There has been room since that began.
+    kHeld,
+    kDone,  // No more comes, or none is wanted.
+  };
+
+  void RequestCall(void* tag) override;
+  void OnBegin() override;
+  void OnEnd() override;
+  void OnRead(bool ok);
+  void OnWritten(bool ok);
 
   void Push(std::string_view output);
   void End(absl::Status status);
-  // Offers what is left of the input to the guest; reads on when all is taken, else tries again a
-  // little later: the controller does not say when there is room. Entered with taking_input_
-  // counted for it.
+  void GiveUp() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);  // The client is gone.
+  void OnInputRoom();
   void OfferInput();
-  // Changes the state below and, in the same critical section, decides what follows: a write, the
-  // end of the call, or nothing. In the last case another thread may end the call and delete this
-  // as soon as the mutex is free.
-  void Update(absl::FunctionRef<void()> change);
+  // Changes the state below, then starts the next write or finishes the call, whichever is due.
+  void Update(absl::FunctionRef<void()> change) ABSL_LOCKS_EXCLUDED(mutex_);
 
+  v1::VmService::AsyncService& service_;
   VmController& controller_;
-  std::shared_ptr<Reader> reader_;
+  std::shared_ptr<Reader> reader_;  // Made when the call begins.
+  grpc::ServerAsyncReaderWriter<v1::ConsoleOutput, v1::ConsoleInput> stream_{context()};
+  Tag read_{*this, [this](bool ok) { OnRead(ok); }};
+  Tag written_{*this, [this](bool ok) { OnWritten(ok); }};
+  Tag room_{*this, [this](bool) { OfferInput(); }};
 
-  // Input belongs to one chain of callbacks: OnReadDone -> OfferInput -> (retry_ -> OfferInput ...)
-  // -> StartRead.
-  v1::ConsoleInput input_;
-  size_t input_taken_ = 0;
+  v1::ConsoleInput message_;  // gRPC's while kReading, then the queue's thread's.
+  size_t message_taken_ = 0;
   bool detach_at_eof_ = false;
+  std::unique_ptr<grpc::Alarm> to_queue_ ABSL_GUARDED_BY(mutex_);  // Carries room_.
 
-  std::unique_ptr<grpc::Alarm> retry_;
-
-  Mutex mutex_;
-  int taking_input_ ABSL_GUARDED_BY(mutex_) = 0;  // Links of that chain that still use this.
+  Input input_ ABSL_GUARDED_BY(mutex_) = Input::kDone;
   std::string pending_ ABSL_GUARDED_BY(mutex_);
   uint64_t lost_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // Dropped before pending_.
-  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;     // The initial metadata, or output.
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);  // Once set: finish with it.
-  v1::ConsoleOutput current_;                                // Belongs to gRPC while writing_.
 };
 
 }  // namespace vireo::api

@@ -18,10 +18,28 @@ class EventStream::Watcher final : public EventWatcher {
   EventStream& stream_;
 };
 
-EventStream::EventStream(VmController& controller, uint64_t after_sequence)
-    : controller_(controller), watcher_(std::make_shared<Watcher>(*this)) {
-  StartSendInitialMetadata();  // Tells the client that the watch stands before any event happens.
-  controller_.AddEventWatcher(watcher_, after_sequence);
+EventStream::EventStream(CallQueue& queue, v1::VmService::AsyncService& service,
+                         VmController& controller)
+    : ServerCall(queue), service_(service), controller_(controller) {}
+
+EventStream::~EventStream() {
+  if (watcher_ != nullptr) controller_.RemoveEventWatcher(watcher_.get());
+}
+
+void EventStream::RequestCall(void* tag) {
+  service_.RequestWatchEvents(context(), &request_, &writer_, grpc_queue(), grpc_queue(), tag);
+}
+
+void EventStream::OnBegin() {
+  (new EventStream(queue(), service_, controller_))->Listen();
+  {
+    MutexLock lock(mutex_);
+    writing_ = true;
+    // Tells the client that the watch stands before any event happens.
+    writer_.SendInitialMetadata(Expect(written_));
+  }
+  watcher_ = std::make_shared<Watcher>(*this);
+  controller_.AddEventWatcher(watcher_, request_.after_sequence());
 }
 
 void EventStream::Push(const VmEvent& event) {
@@ -44,50 +62,34 @@ void EventStream::End(absl::Status status) {
   });
 }
 
+void EventStream::GiveUp() {
+  pending_.clear();
+  if (!end_.has_value()) end_ = absl::CancelledError("the client is gone");
+}
+
 void EventStream::Update(absl::FunctionRef<void()> change) {
-  bool write = false;
-  absl::Status status;
-  {
-    MutexLock lock(mutex_);
-    change();
-    if (writing_ || finished_) return;
-    if (!pending_.empty()) {
-      current_ = std::move(pending_.front());
-      pending_.pop_front();
-      writing_ = write = true;
-    } else if (end_.has_value()) {
-      finished_ = true;
-      status = *end_;
-    } else {
-      return;
-    }
-  }
-  if (write) {
-    StartWrite(&current_);
-  } else {
-    Finish(ToGrpcStatus(status));  // From here on OnDone may delete this.
+  MutexLock lock(mutex_);
+  change();
+  if (writing_ || finished_) return;
+  if (!pending_.empty()) {
+    writing_ = true;
+    writer_.Write(pending_.front(), Expect(written_));  // Serialises the event at once.
+    pending_.pop_front();
+  } else if (end_.has_value()) {
+    finished_ = true;
+    writer_.Finish(ToGrpcStatus(*end_), ExpectLast());
   }
 }
 
-void EventStream::OnWriteDone(bool ok) {
+void EventStream::OnWritten(bool ok) {
   Update([&] {
     writing_ = false;
-    if (ok) return;
-    pending_.clear();
-    if (!end_.has_value()) end_ = absl::CancelledError("the client is gone");
+    if (!ok) GiveUp();
   });
 }
 
-void EventStream::OnCancel() {
-  Update([&] {
-    pending_.clear();
-    if (!end_.has_value()) end_ = absl::CancelledError("the client is gone");
-  });
-}
-
-void EventStream::OnDone() {
-  controller_.RemoveEventWatcher(watcher_.get());
-  delete this;
+void EventStream::OnEnd() {
+  Update([&] { GiveUp(); });
 }
 
 }  // namespace vireo::api

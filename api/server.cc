@@ -8,7 +8,7 @@
 #include <cerrno>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "api/grpc_timers.h"
 #include "base/log.h"
 #include "base/status.h"
 
@@ -22,32 +22,52 @@ bool IsSet(short events) { return (events & (POLLIN | POLLHUP | POLLERR)) != 0; 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(UnixListener listener,
-                                                      VmController& controller) {
+                                                      VmController& controller, Grpc grpc) {
   ASSIGN_OR_RETURN(EventFd stop, EventFd::Create());
-  std::unique_ptr<Server> server(new Server(std::move(listener), controller, std::move(stop)));
+  std::unique_ptr<Server> server(
+      new Server(std::move(listener), controller, grpc, std::move(stop)));
   server->thread_ = std::thread(&Server::Serve, server.get());
   return server;
 }
 
-Server::Server(UnixListener listener, VmController& controller, EventFd stop)
-    : listener_(std::make_unique<UnixListener>(std::move(listener))),
+Server::Server(UnixListener listener, VmController& controller, Grpc grpc, EventFd stop)
+    : grpc_(grpc),
+      listener_(std::make_unique<UnixListener>(std::move(listener))),
       service_(controller),
       stop_(std::move(stop)) {}
 
 Server::~Server() { Stop(absl::ZeroDuration()); }
 
+void Server::Serve() {
+  ::pthread_setname_np(::pthread_self(), "api");
+  if (StartGrpc()) {
+    AcceptConnections();
+  } else {
+    LogError("%s: gRPC does not start; there is no API", listener_->address());
+  }
+}
+
+bool Server::StartGrpc() {
+  if (grpc_ == Grpc::kOwned) UseLazyEventEngine();
+  grpc::ServerBuilder builder;
+  DoWithoutTimers(builder);
+  builder.RegisterService(&service_.grpc_service());
+  queue_ = std::make_unique<CallQueue>(builder.AddCompletionQueue());
+  server_ = builder.BuildAndStart();
+  if (server_ == nullptr) return false;
+  if (grpc_ == Grpc::kOwned) StopTimerThreads();
+  calls_thread_ = std::thread([this] {
+    ::pthread_setname_np(::pthread_self(), "api-calls");
+    queue_->Run();
+  });
+  service_.Listen(*queue_);
+  return true;
+}
+
 // gRPC gets connected sockets only: its own listener would make the socket file before its mode
 // could be set, would replace a live VM's socket, and knows no inherited one. This thread has no
 // event loop, hence poll(2).
-void Server::Serve() {
-  ::pthread_setname_np(::pthread_self(), "api");
-  grpc::ServerBuilder builder;
-  builder.RegisterService(&service_);
-  server_ = builder.BuildAndStart();
-  if (server_ == nullptr) {
-    LogError("%s: gRPC does not start; there is no API", listener_->address());
-    return;
-  }
+void Server::AcceptConnections() {
   pollfd polled[2] = {{.fd = stop_.fd(), .events = POLLIN, .revents = 0},
                       {.fd = listener_->fd(), .events = POLLIN, .revents = 0}};
   for (;;) {
@@ -69,8 +89,11 @@ void Server::Stop(absl::Duration grace) {
   thread_.join();
   if (server_ != nullptr) {
     server_->Shutdown(absl::ToChronoTime(absl::Now() + grace));
+    queue_->Close();
+    calls_thread_.join();
     server_.reset();
   }
+  queue_.reset();
   listener_.reset();
 }
 

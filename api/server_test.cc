@@ -270,6 +270,19 @@ TEST_F(ServerTest, WatcherThatFallsBehindIsTold) {
   EXPECT_EQ(watch.reader->Finish().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
 }
 
+TEST_F(ServerTest, WatcherThatVanishesWhileEventsFlowIsRemoved) {
+  auto doomed = Connect();
+  auto watch = std::make_unique<Watch>(*doomed, 0);
+  controller_.WaitForWatchers(1);
+  const std::string detail(64 << 10, 'x');
+  for (int i = 0; i < 100; ++i) {  // More than the transport takes, as nobody reads.
+    controller_.Raise(VmEventKind::kDeviceNeedsReset, VmCause::kNone, detail);
+  }
+  watch.reset();
+  doomed.reset();
+  controller_.WaitForWatchers(0);
+}
+
 // ---- Console ----
 
 struct ConsoleCall {
@@ -384,6 +397,73 @@ TEST_F(ServerTest, SlowConsoleLosesTheOldestBytesAndIsTold) {
   EXPECT_TRUE(console.stream->Finish().ok());
 }
 
+TEST_F(ServerTest, ConsoleThatDoesNotReadHoldsUpNobodyElse) {
+  ConsoleCall idle(*client_);
+  ConsoleCall busy(*client_);
+  controller_.WaitForReaders(2);
+  const std::string chunk(64 << 10, 'a');
+  for (int i = 0; i < 64; ++i) {
+    controller_.Print(chunk);
+    EXPECT_EQ(busy.Read(chunk.size()), chunk);
+  }
+  idle.context.TryCancel();
+  controller_.WaitForReaders(1);
+  controller_.Print("end");
+  EXPECT_EQ(busy.Read(3), "end");
+}
+
+TEST_F(ServerTest, ConsoleThatVanishesWhileBothSidesWaitIsRemoved) {
+  controller_.SetInputRoom(2);
+  auto doomed = Connect();
+  auto console = std::make_unique<ConsoleCall>(*doomed);
+  console->Type("abc");
+  controller_.WaitForInput("ab");
+  controller_.WaitForReaders(1);
+  for (int i = 0; i < 64; ++i) controller_.Print(std::string(64 << 10, 'a'));
+  console.reset();
+  doomed.reset();
+  controller_.WaitForReaders(0);
+  controller_.SetInputRoom(SIZE_MAX);
+  EXPECT_EQ(controller_.input(), "ab");
+}
+
+TEST_F(ServerTest, ConsoleEndsWithTheMachineAlsoWhileInputWaits) {
+  controller_.SetInputRoom(0);
+  ConsoleCall console(*client_);
+  console.Type("x");
+  controller_.WaitForReaders(1);
+  controller_.Print("bye");
+  controller_.Close();
+  EXPECT_EQ(console.Read(SIZE_MAX), "bye");
+  EXPECT_TRUE(console.stream->Finish().ok());
+}
+
+TEST_F(ServerTest, HalfClosedConsoleCanBeCancelled) {
+  ConsoleCall console(*client_);
+  ASSERT_TRUE(console.stream->WritesDone());
+  controller_.WaitForReaders(1);
+  controller_.Print("seen");
+  EXPECT_EQ(console.Read(4), "seen");
+  console.context.TryCancel();
+  controller_.WaitForReaders(0);
+  EXPECT_EQ(console.stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+TEST_F(ServerTest, ManyInputsOfOneByteArriveInOrder) {
+  controller_.SetInputRoom(1);
+  ConsoleCall console(*client_);
+  std::string typed;
+  for (int i = 0; i < 50; ++i) {
+    typed += static_cast<char>('!' + i);
+    console.Type(typed.substr(i));
+  }
+  for (int i = 1; i < 50; ++i) {
+    controller_.WaitForInput(typed.substr(0, i));
+    controller_.SetInputRoom(1);
+  }
+  controller_.WaitForInput(typed);
+}
+
 TEST_F(ServerTest, TooMuchInputInOneMessageIsRefused) {
   ConsoleCall console(*client_);
   console.Type(std::string((64 << 10) + 1, 'x'));
@@ -408,6 +488,50 @@ TEST_F(ServerTest, StopCancelsStreamsAndRemovesTheSocket) {
   EXPECT_THAT(std::string(late.message()), HasSubstr(address_));
   EXPECT_EQ(Client::Connect(address_).status(),
             absl::UnavailableError(address_ + ": no VM listens there"));
+}
+
+TEST_F(ServerTest, StopLetsStreamsEndWithTheMachine) {
+  Watch watch(*client_, 0);
+  ConsoleCall console(*client_);
+  controller_.WaitForWatchers(1);
+  controller_.WaitForReaders(1);
+  std::thread stopper([&] { server_->Stop(kTimeout); });
+  controller_.Print("bye");
+  controller_.StopBecause(VmCause::kGuestPowerOff, "S5");
+  controller_.Close();
+  EXPECT_EQ(console.Read(SIZE_MAX), "bye");
+  EXPECT_TRUE(console.stream->Finish().ok());
+  EXPECT_EQ(watch.Next().cause(), v1::GUEST_POWER_OFF);
+  EXPECT_TRUE(watch.reader->Finish().ok());
+  stopper.join();
+}
+
+TEST_F(ServerTest, StopWithoutGraceWaitsForTheControllerOfACancelledCall) {
+  ASSERT_EQ(Create(), absl::OkStatus());
+  controller_.Hold();
+  grpc::ClientContext context;
+  std::thread caller([&] {
+    v1::BootResponse response;
+    const grpc::Status status = client_->stub().Boot(&context, {}, &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::CANCELLED);
+  });
+  controller_.WaitForCalls(2);
+  context.TryCancel();
+  caller.join();
+  std::thread stopper([&] { server_->Stop(absl::ZeroDuration()); });
+  controller_.Release();
+  stopper.join();
+}
+
+TEST_F(ServerTest, StopWithoutGraceCancelsCallsThatTheControllerHas) {
+  ASSERT_EQ(Create(), absl::OkStatus());
+  controller_.Hold();
+  std::thread caller([&] { EXPECT_FALSE(Boot().ok()); });
+  controller_.WaitForCalls(2);
+  std::thread stopper([&] { server_->Stop(absl::ZeroDuration()); });
+  caller.join();
+  controller_.Release();
+  stopper.join();
 }
 
 TEST_F(ServerTest, StopLetsAnAnswerOut) {
@@ -451,6 +575,33 @@ TEST_F(ServerTest, ManyClientsAtOnce) {
     });
   }
   for (std::thread& thread : threads) thread.join();
+}
+
+TEST_F(ServerTest, ManyStreamsAtOnce) {
+  constexpr size_t kClients = 8;
+  constexpr size_t kStreams = 8;  // Of each kind, for each client.
+  std::vector<std::unique_ptr<Client>> clients;
+  std::vector<std::unique_ptr<Watch>> watches;
+  std::vector<std::unique_ptr<ConsoleCall>> consoles;
+  for (size_t i = 0; i < kClients; ++i) {
+    clients.push_back(Connect());
+    for (size_t k = 0; k < kStreams; ++k) {
+      watches.push_back(std::make_unique<Watch>(*clients.back(), 0));
+      consoles.push_back(std::make_unique<ConsoleCall>(*clients.back()));
+    }
+  }
+  controller_.WaitForWatchers(kClients * kStreams);
+  controller_.WaitForReaders(kClients * kStreams);
+  controller_.Raise(VmEventKind::kGuestPanicked, VmCause::kGuestPanic, "pvpanic");
+  controller_.Print("hello");
+  for (const auto& watch : watches) EXPECT_EQ(watch->Next().detail(), "pvpanic");
+  for (const auto& console : consoles) EXPECT_EQ(console->Read(5), "hello");
+  clients.erase(clients.begin(), clients.begin() + kClients / 2);  // Their streams stay theirs.
+  controller_.Close();
+  for (const auto& watch : watches) EXPECT_TRUE(watch->reader->Finish().ok());
+  for (const auto& console : consoles) EXPECT_TRUE(console->stream->Finish().ok());
+  controller_.WaitForWatchers(0);
+  controller_.WaitForReaders(0);
 }
 
 }  // namespace

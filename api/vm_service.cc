@@ -1,9 +1,10 @@
 #include "api/vm_service.h"
 
+#include <grpcpp/support/async_unary_call.h>
+
 #include <string>
 #include <utility>
 
-#include "absl/status/status.h"
 #include "api/console_stream.h"
 #include "api/convert.h"
 #include "api/event_stream.h"
@@ -11,132 +12,149 @@
 #include "api/version.h"
 
 namespace vireo::api {
-namespace {
 
-grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const absl::Status& status) {
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(status));
-  return reactor;
+// A call with one request and one response: the method says what is done in between.
+template <typename Request, typename Response>
+class VmService::UnaryCall final : public ServerCall {
+ public:
+  struct Kind {
+    void (GrpcService::*request)(grpc::ServerContext*, Request*,
+                                 grpc::ServerAsyncResponseWriter<Response>*, grpc::CompletionQueue*,
+                                 grpc::ServerCompletionQueue*, void*);
+    void (VmService::*method)(const Request&, Response*, Done);
+  };
+
+  UnaryCall(CallQueue& queue, VmService& service, Kind kind)
+      : ServerCall(queue), service_(service), kind_(kind) {}
+
+ private:
+  void RequestCall(void* tag) override {
+    (service_.grpc_service_.*kind_.request)(context(), &request_, &writer_, grpc_queue(),
+                                            grpc_queue(), tag);
+  }
+  void OnBegin() override {
+    (new UnaryCall(queue(), service_, kind_))->Listen();
+    (service_.*kind_.method)(request_, &response_, [this](const absl::Status& status) {
+      MutexLock lock(mutex_);
+      writer_.Finish(response_, ToGrpcStatus(status), ExpectLast());
+    });
+  }
+
+  VmService& service_;
+  const Kind kind_;
+  Request request_;
+  Response response_;
+  grpc::ServerAsyncResponseWriter<Response> writer_{context()};
+};
+
+template <typename Base, typename Request, typename Response>
+void VmService::ListenFor(CallQueue& queue,
+                          void (Base::*request)(grpc::ServerContext*, Request*,
+                                                grpc::ServerAsyncResponseWriter<Response>*,
+                                                grpc::CompletionQueue*,
+                                                grpc::ServerCompletionQueue*, void*),
+                          void (VmService::*method)(const Request&, Response*, Done)) {
+  using Call = UnaryCall<Request, Response>;
+  (new Call(queue, *this, {.request = request, .method = method}))->Listen();
 }
 
-}  // namespace
+void VmService::Listen(CallQueue& queue) {
+  ListenFor(queue, &GrpcService::RequestCreate, &VmService::Create);
+  ListenFor(queue, &GrpcService::RequestBoot, &VmService::Boot);
+  ListenFor(queue, &GrpcService::RequestPause, &VmService::Pause);
+  ListenFor(queue, &GrpcService::RequestResume, &VmService::Resume);
+  ListenFor(queue, &GrpcService::RequestShutdown, &VmService::Shutdown);
+  ListenFor(queue, &GrpcService::RequestReset, &VmService::Reset);
+  ListenFor(queue, &GrpcService::RequestStop, &VmService::Stop);
+  ListenFor(queue, &GrpcService::RequestSetDiskThrottle, &VmService::SetDiskThrottle);
+  ListenFor(queue, &GrpcService::RequestDescribe, &VmService::Describe);
+  ListenFor(queue, &GrpcService::RequestStats, &VmService::Stats);
+  ListenFor(queue, &GrpcService::RequestGetVersion, &VmService::GetVersion);
+  (new EventStream(queue, grpc_service_, controller_))->Listen();
+  (new ConsoleStream(queue, grpc_service_, controller_))->Listen();
+}
 
 template <typename Request, typename Response>
-grpc::ServerUnaryReactor* VmService::Change(grpc::CallbackServerContext* context,
-                                            const Request& request, Response* response,
-                                            OperationLog::Start change) {
-  // The reactor, and with it the response, lives until Finish, also when the client has gone away.
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+void VmService::Change(const Request& request, Response* response, Done done,
+                       OperationLog::Start change) {
   operations_.Run(request.operation_id(),
                   request.GetTypeName() + "\n" + request.SerializeAsString(), std::move(change),
-                  [this, reactor, response](const absl::Status& status) {
+                  [this, response, done = std::move(done)](const absl::Status& status) mutable {
                     response->set_state(StateToProto(controller_.Describe().state));
-                    reactor->Finish(ToGrpcStatus(status));
+                    done(status);
                   });
-  return reactor;
 }
 
-grpc::ServerUnaryReactor* VmService::Create(grpc::CallbackServerContext* context,
-                                            const v1::CreateRequest* request,
-                                            v1::CreateResponse* response) {
-  if (!request->has_config()) {
-    return Answer(context, absl::InvalidArgumentError("config: missing"));
-  }
-  absl::StatusOr<VmConfig> config = ConfigFromProto(request->config());
-  if (!config.ok()) return Answer(context, config.status());
+void VmService::Create(const v1::CreateRequest& request, v1::CreateResponse* response, Done done) {
+  if (!request.has_config()) return done(absl::InvalidArgumentError("config: missing"));
+  absl::StatusOr<VmConfig> config = ConfigFromProto(request.config());
+  if (!config.ok()) return done(config.status());
   if (config->console.mode == ConsoleMode::kStdio) {
-    return Answer(context, absl::InvalidArgumentError(
-                               "console.mode: STDIO is for `vireo run`; use BUFFER, FILE or NONE"));
+    return done(absl::InvalidArgumentError(
+        "console.mode: STDIO is for `vireo run`; use BUFFER, FILE or NONE"));
   }
-  return Change(context, *request, response,
-                [this, config = *std::move(config)](OperationLog::Done done) mutable {
-                  controller_.Create(std::move(config), std::move(done));
-                });
+  Change(request, response, std::move(done),
+         [this, config = *std::move(config)](OperationLog::Done created) mutable {
+           controller_.Create(std::move(config), std::move(created));
+         });
 }
 
-grpc::ServerUnaryReactor* VmService::Boot(grpc::CallbackServerContext* context,
-                                          const v1::BootRequest* request,
-                                          v1::BootResponse* response) {
-  return Change(context, *request, response,
-                [this](OperationLog::Done done) { controller_.Boot(std::move(done)); });
+void VmService::Boot(const v1::BootRequest& request, v1::BootResponse* response, Done done) {
+  Change(request, response, std::move(done),
+         [this](OperationLog::Done booted) { controller_.Boot(std::move(booted)); });
 }
 
-grpc::ServerUnaryReactor* VmService::Pause(grpc::CallbackServerContext* context,
-                                           const v1::PauseRequest* request,
-                                           v1::PauseResponse* response) {
-  return Change(context, *request, response,
-                [this](OperationLog::Done done) { controller_.Pause(std::move(done)); });
+void VmService::Pause(const v1::PauseRequest& request, v1::PauseResponse* response, Done done) {
+  Change(request, response, std::move(done),
+         [this](OperationLog::Done paused) { controller_.Pause(std::move(paused)); });
 }
 
-grpc::ServerUnaryReactor* VmService::Resume(grpc::CallbackServerContext* context,
-                                            const v1::ResumeRequest* request,
-                                            v1::ResumeResponse* response) {
-  return Change(context, *request, response,
-                [this](OperationLog::Done done) { controller_.Resume(std::move(done)); });
+void VmService::Resume(const v1::ResumeRequest& request, v1::ResumeResponse* response, Done done) {
+  Change(request, response, std::move(done),
+         [this](OperationLog::Done resumed) { controller_.Resume(std::move(resumed)); });
 }
 
-grpc::ServerUnaryReactor* VmService::Shutdown(grpc::CallbackServerContext* context,
-                                              const v1::ShutdownRequest* request,
-                                              v1::ShutdownResponse* response) {
-  return Change(context, *request, response,
-                [this](OperationLog::Done done) { controller_.Shutdown(std::move(done)); });
+void VmService::Shutdown(const v1::ShutdownRequest& request, v1::ShutdownResponse* response,
+                         Done done) {
+  Change(request, response, std::move(done),
+         [this](OperationLog::Done pressed) { controller_.Shutdown(std::move(pressed)); });
 }
 
-grpc::ServerUnaryReactor* VmService::Reset(grpc::CallbackServerContext* context,
-                                           const v1::ResetRequest* request,
-                                           v1::ResetResponse* response) {
-  return Change(context, *request, response,
-                [this](OperationLog::Done done) { controller_.Reset(std::move(done)); });
+void VmService::Reset(const v1::ResetRequest& request, v1::ResetResponse* response, Done done) {
+  Change(request, response, std::move(done),
+         [this](OperationLog::Done reset) { controller_.Reset(std::move(reset)); });
 }
 
-grpc::ServerUnaryReactor* VmService::Stop(grpc::CallbackServerContext* context,
-                                          const v1::StopRequest* request,
-                                          v1::StopResponse* response) {
-  return Change(context, *request, response,
-                [this](OperationLog::Done done) { controller_.Stop(std::move(done)); });
+void VmService::Stop(const v1::StopRequest& request, v1::StopResponse* response, Done done) {
+  Change(request, response, std::move(done),
+         [this](OperationLog::Done stopped) { controller_.Stop(std::move(stopped)); });
 }
 
-grpc::ServerUnaryReactor* VmService::SetDiskThrottle(grpc::CallbackServerContext* context,
-                                                     const v1::SetDiskThrottleRequest* request,
-                                                     v1::SetDiskThrottleResponse* response) {
-  return Change(
-      context, *request, response,
-      [this, disk = request->disk(),
-       throttle = ThrottleFromProto(request->throttle())](OperationLog::Done done) mutable {
-        controller_.SetDiskThrottle(std::move(disk), std::move(throttle), std::move(done));
-      });
+void VmService::SetDiskThrottle(const v1::SetDiskThrottleRequest& request,
+                                v1::SetDiskThrottleResponse* response, Done done) {
+  Change(request, response, std::move(done),
+         [this, disk = request.disk(),
+          throttle = ThrottleFromProto(request.throttle())](OperationLog::Done set) mutable {
+           controller_.SetDiskThrottle(std::move(disk), std::move(throttle), std::move(set));
+         });
 }
 
-grpc::ServerUnaryReactor* VmService::Describe(grpc::CallbackServerContext* context,
-                                              const v1::DescribeRequest*,
-                                              v1::DescribeResponse* response) {
+void VmService::Describe(const v1::DescribeRequest&, v1::DescribeResponse* response, Done done) {
   *response->mutable_vm() = DescriptionToProto(controller_.Describe());
-  return Answer(context, absl::OkStatus());
+  done(absl::OkStatus());
 }
 
-grpc::ServerUnaryReactor* VmService::Stats(grpc::CallbackServerContext* context,
-                                           const v1::StatsRequest*, v1::StatsResponse* response) {
+void VmService::Stats(const v1::StatsRequest&, v1::StatsResponse* response, Done done) {
   *response->mutable_stats() = StatsToProto(controller_.Stats());
-  return Answer(context, absl::OkStatus());
+  done(absl::OkStatus());
 }
 
-grpc::ServerWriteReactor<v1::Event>* VmService::WatchEvents(grpc::CallbackServerContext*,
-                                                            const v1::WatchEventsRequest* request) {
-  return new EventStream(controller_, request->after_sequence());
-}
-
-grpc::ServerBidiReactor<v1::ConsoleInput, v1::ConsoleOutput>* VmService::Console(
-    grpc::CallbackServerContext*) {
-  return new ConsoleStream(controller_);
-}
-
-grpc::ServerUnaryReactor* VmService::GetVersion(grpc::CallbackServerContext* context,
-                                                const v1::GetVersionRequest*,
-                                                v1::GetVersionResponse* response) {
+void VmService::GetVersion(const v1::GetVersionRequest&, v1::GetVersionResponse* response,
+                           Done done) {
   response->set_version(kVersion);
   response->set_api_version(kApiVersion);
   response->add_machines(kMachineVersion);
-  return Answer(context, absl::OkStatus());
+  done(absl::OkStatus());
 }
 
 }  // namespace vireo::api

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import time
 import unittest
 
 VIREO, VIREOCTL, GUEST = (os.path.abspath(path) for path in sys.argv[1:4])
@@ -33,6 +34,29 @@ def guest(mode, *flags):
 def run(args, text=None):
     done = subprocess.run(args, input=text or b"", stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=LIMIT)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def context_switches(pid):
+    """How often each thread has gone to sleep so far."""
+    counts = {}
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(FileNotFoundError):  # It may end meanwhile.
+            with open(f"/proc/{pid}/task/{thread}/status", encoding="utf-8") as file:
+                fields = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+            counts[fields["Name"] + " " + thread] = int(fields["voluntary_ctxt_switches"])
+    return counts
+
+
+def assert_idle(test, process):
+    """No thread of `process` does anything of itself: one that polls, if only once a second, never passes. The end of what
+    was asked before may be late on a busy machine, hence more than one try."""
+    for _ in range(4):
+        before = context_switches(process.pid)
+        time.sleep(5)
+        woken = {name: count - before.get(name, 0) for name, count in context_switches(process.pid).items()}
+        if sum(woken.values()) < 4:
+            return
+    test.fail(f"woken in 5 seconds: {woken}")
 
 
 class BadInput(unittest.TestCase):
@@ -138,8 +162,8 @@ class Stdio(unittest.TestCase):
         os.close(terminal)
 
 
-@unittest.skipUnless(have_kvm(), "no /dev/kvm")
-class Api(unittest.TestCase):
+class ApiCase(unittest.TestCase):
+    """A process that is called over its socket."""
 
     def setUp(self):
         self.folder = self.enterContext(tempfile.TemporaryDirectory(prefix="vireo_test_", dir="/tmp"))
@@ -160,8 +184,43 @@ class Api(unittest.TestCase):
         self.assertEqual(status, 0, err)
         return process
 
+    def start_serve(self):
+        process = self.start([VIREO, "serve", "--api", self.api, "--log-level", "error"])
+        while not os.path.exists(self.socket):
+            self.assertIsNone(process.poll(), "vireo has ended")
+        return process
+
     def ctl(self, *args, text=None):
         return run([VIREOCTL, "--api", self.api, *args], text)
+
+    def start_watching(self):
+        """A `vireoctl events` that stays connected; waits for the first event, if there is one."""
+        watcher = subprocess.Popen([VIREOCTL, "--api", self.api, "events"], stdout=subprocess.PIPE)
+        self.addCleanup(watcher.stdout.close)
+        self.addCleanup(lambda: watcher.poll() is None and (watcher.kill(), watcher.wait()))
+        return watcher
+
+
+class WithoutGuest(ApiCase):
+
+    def test_costs_nothing_while_idle(self):
+        process = self.start_serve()
+        self.assertEqual(self.ctl("info")[0], 0)
+        self.start_watching()
+        self.assertEqual(self.ctl("info")[0], 0)
+        assert_idle(self, process)
+
+    def test_client_that_hangs_does_not_hold_up_the_end(self):
+        process = self.start_serve()
+        self.assertEqual(self.ctl("info")[0], 0)
+        watcher = self.start_watching()
+        watcher.send_signal(signal.SIGSTOP)
+        self.assertEqual(self.ctl("stop")[:2], (0, "stopped\n"))
+        self.assertEqual(process.wait(LIMIT), 0)
+
+
+@unittest.skipUnless(have_kvm(), "no /dev/kvm")
+class Api(ApiCase):
 
     def state(self):
         return json.loads(self.ctl("info", "--json")[1])["state"]
@@ -220,9 +279,7 @@ class Api(unittest.TestCase):
         self.end(second)
 
     def test_serve_makes_the_machine_that_is_asked_for(self):
-        process = self.start([VIREO, "serve", "--api", self.api, "--log-level", "error"])
-        while not os.path.exists(self.socket):
-            self.assertIsNone(process.poll())
+        process = self.start_serve()
         self.assertEqual(self.state(), "EMPTY")
         config = os.path.join(self.folder, "vm.json")
         with open(config, "w", encoding="utf-8") as file:
@@ -235,6 +292,13 @@ class Api(unittest.TestCase):
         self.assertEqual(self.ctl("create", "--config", config)[:2], (0, "created\n"))
         self.assertEqual(self.ctl("boot", "--operation-id", "b1")[0], 0)
         self.assertEqual(process.wait(LIMIT), 0)
+
+    def test_costs_nothing_while_the_guest_is_idle(self):
+        process = self.start_guest("halt")
+        watcher = self.start_watching()
+        self.assertIn(b"created", watcher.stdout.readline())
+        assert_idle(self, process)
+        self.end(process)
 
     def test_inherited_socket(self):
         with socket.socket(socket.AF_UNIX) as listener:

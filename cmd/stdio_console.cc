@@ -9,7 +9,6 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/time.h"
 #include "base/async/async_event.h"
 #include "base/mutex.h"
 #include "cmd/terminal.h"
@@ -20,8 +19,6 @@ namespace {
 constexpr size_t kMaxPending = size_t{1} << 20;
 // After POLLOUT a pipe takes this much without blocking (PIPE_BUF).
 constexpr size_t kWriteBytes = 4096;
-// How often input that the guest has no room for is offered again.
-constexpr absl::Duration kRetry = absl::Milliseconds(20);
 
 }  // namespace
 
@@ -47,6 +44,9 @@ class StdioConsole::Reader final : public ConsoleReader,
     }
     Tell();
   }
+  void OnInputRoom() override {
+    loop_.Post([self = shared_from_this()] { self->there_is_room_.Set(); });
+  }
   void OnClosed() override {
     MutexLock lock(mutex_);
     output_.closed = true;
@@ -55,6 +55,7 @@ class StdioConsole::Reader final : public ConsoleReader,
 
   // On the loop.
   AsyncEvent& there_is_output() { return there_is_output_; }
+  AsyncEvent& there_is_room() { return there_is_room_; }
   Output Take() {
     MutexLock lock(mutex_);
     there_is_output_.Reset();
@@ -78,6 +79,7 @@ class StdioConsole::Reader final : public ConsoleReader,
 
   EventLoop& loop_;
   AsyncEvent there_is_output_;
+  AsyncEvent there_is_room_;
   Mutex mutex_;
   Output output_ ABSL_GUARDED_BY(mutex_);
   bool told_ ABSL_GUARDED_BY(mutex_) = false;
@@ -104,10 +106,11 @@ Task<void> StdioConsole::CarryInput(StopToken stop) {
       const TypedKeys keys = SplitAtEscape(typed, options_.escape_key);
       std::string_view rest = keys.before;
       while (!rest.empty()) {
+        reader_->there_is_room().Reset();  // Before asking: what is said from here on counts.
         rest.remove_prefix(controller_.WriteConsole(rest));
         if (rest.empty()) break;
-        const absl::Status slept = co_await loop_.SleepFor(kRetry, stop);
-        if (!slept.ok()) co_return;
+        const absl::Status told = co_await reader_->there_is_room().Wait(stop);
+        if (!told.ok()) co_return;
       }
       if (keys.escape) options_.on_escape();
       typed = keys.rest;

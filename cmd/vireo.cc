@@ -11,6 +11,7 @@
 #include <variant>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
 #include "api/server.h"
 #include "api/unix_socket.h"
@@ -77,8 +78,14 @@ absl::StatusOr<VmCause> RunMachine(std::optional<VmConfig> config, const std::st
   ASSIGN_OR_RETURN(const std::unique_ptr<LocalVmController> controller,
                    LocalVmController::Start(std::move(options)));
   if (listener.has_value()) {
-    ASSIGN_OR_RETURN(server, api::Server::Start(*std::move(listener), *controller));
+    ASSIGN_OR_RETURN(
+        server, api::Server::Start(*std::move(listener), *controller, api::Server::Grpc::kOwned));
   }
+
+  // However this ends, the controller goes after the last call has.
+  const absl::Cleanup stop_server = [&server] {
+    if (server != nullptr) server->Stop(kLastWords);
+  };
 
   absl::Status started;
   {
@@ -106,7 +113,6 @@ absl::StatusOr<VmCause> RunMachine(std::optional<VmConfig> config, const std::st
     if (!started.ok()) controller->Stop([](const absl::Status&) {});
     loop->RunTask(session.WaitUntilStopped());
   }
-  if (server != nullptr) server->Stop(kLastWords);
   if (!started.ok()) return started;
   return controller->Describe().last_cause;
 }

@@ -101,6 +101,15 @@ void ConsoleBuffer::Append(std::span<const uint8_t> bytes) {
   }
 }
 
+void ConsoleBuffer::TellOfInputRoom() {
+  shared_->loop.Post([shared = shared_] {
+    shared->readers.ForEach([](ConsoleReader& reader, uint64_t position) {
+      reader.OnInputRoom();
+      return position;
+    });
+  });
+}
+
 void ConsoleBuffer::AddReader(std::shared_ptr<ConsoleReader> reader) {
   shared_->readers.Add(std::move(reader), 0);
   MutexLock lock(shared_->mutex);

@@ -32,6 +32,9 @@ class ConsoleBuffer {
   // not.
   void Append(std::span<const uint8_t> bytes);
 
+  // Any thread: OnInputRoom() to every reader.
+  void TellOfInputRoom();
+
   void AddReader(std::shared_ptr<ConsoleReader> reader);
   // Returns when no call to `reader` is running, unless made from within one.
   void RemoveReader(const ConsoleReader* reader);

@@ -12,8 +12,10 @@ namespace {
 class Recorder final : public ConsoleReader {
  public:
   void OnOutput(std::string_view bytes) override { text += bytes; }
+  void OnInputRoom() override { ++rooms; }
   void OnClosed() override { closed = true; }
   std::string text;
+  int rooms = 0;
   bool closed = false;
 };
 
@@ -63,6 +65,17 @@ TEST_F(ConsoleBufferTest, AReaderThatHangsLosesBytesAndHoldsNobodyUpForEver) {
   Print(buffer, "0123456789abcdefghij");  // The loop does not run meanwhile.
   loop_->RunUntilIdle();
   EXPECT_EQ(reader->text, "cdefghij");
+}
+
+TEST_F(ConsoleBufferTest, EveryReaderHearsOfRoomForInput) {
+  ConsoleBuffer buffer(*loop_, 64);
+  auto one = std::make_shared<Recorder>(), two = std::make_shared<Recorder>();
+  buffer.AddReader(one);
+  buffer.AddReader(two);
+  buffer.TellOfInputRoom();
+  loop_->RunUntilIdle();
+  EXPECT_EQ(one->rooms, 1);
+  EXPECT_EQ(two->rooms, 1);
 }
 
 TEST_F(ConsoleBufferTest, ARemovedReaderGetsNoMore) {

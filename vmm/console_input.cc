@@ -9,6 +9,7 @@ size_t ConsoleInput::Write(std::string_view bytes) {
   MutexLock lock(mutex_);
   const size_t taken = std::min(bytes.size(), kCapacity - queue_.size());
   queue_.insert(queue_.end(), bytes.begin(), bytes.begin() + taken);
+  refused_ = refused_ || taken < bytes.size();
   PumpLocked();
   return taken;
 }
@@ -21,6 +22,7 @@ void ConsoleInput::Pump() {
 void ConsoleInput::Clear() {
   MutexLock lock(mutex_);
   queue_.clear();
+  TellOfRoom();
 }
 
 void ConsoleInput::PumpLocked() {
@@ -30,8 +32,15 @@ void ConsoleInput::PumpLocked() {
     std::copy_n(queue_.begin(), size, chunk.begin());
     const size_t taken = port_(std::span<const uint8_t>(chunk.data(), size));
     queue_.erase(queue_.begin(), queue_.begin() + taken);
-    if (taken < size) return;
+    if (taken < size) break;
   }
+  TellOfRoom();
+}
+
+void ConsoleInput::TellOfRoom() {
+  if (!refused_ || queue_.size() > kCapacity / 2) return;
+  refused_ = false;
+  room_();
 }
 
 }  // namespace vireo

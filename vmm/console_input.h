@@ -23,9 +23,13 @@ class ConsoleInput {
   // any thread.
   using Port = absl::AnyInvocable<size_t(std::span<const uint8_t>)>;
 
-  explicit ConsoleInput(Port port) : port_(std::move(port)) {}
+  // Called with the lock held too: whoever was refused may try again.
+  using Room = absl::AnyInvocable<void()>;
 
-  // Queues what fits and returns how much that was.
+  ConsoleInput(Port port, Room room) : port_(std::move(port)), room_(std::move(room)) {}
+
+  // Queues what fits and returns how much that was. If less than all, `room` is called once half of
+  // the queue is free: not for every byte that the guest takes.
   size_t Write(std::string_view bytes);
   // The port has room again.
   void Pump();
@@ -34,9 +38,12 @@ class ConsoleInput {
 
  private:
   void PumpLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TellOfRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Mutex mutex_;
   Port port_ ABSL_GUARDED_BY(mutex_);
+  Room room_ ABSL_GUARDED_BY(mutex_);
+  bool refused_ ABSL_GUARDED_BY(mutex_) = false;  // Somebody waits for room_.
   std::deque<uint8_t> queue_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -308,6 +308,7 @@ Task<absl::Status> LocalVmController::DoCreate(VmConfig config) {
     machine_ = *std::move(machine);
     description_.config = config;
   }
+  console_->TellOfInputRoom();  // Whoever typed before was refused.
   requested_ = std::move(requested);
   SetState(VmState::kCreated, VmCause::kNone, "");
   co_return absl::OkStatus();

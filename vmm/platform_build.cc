@@ -20,7 +20,8 @@ absl::Status MachineBuilder::MakePlatform() {
           .transmitted = [&m](std::span<const uint8_t> bytes) { m.console_.Append(bytes); },
           .room = [&m] { m.console_input_->Pump(); }});
   m.console_input_ = std::make_unique<ConsoleInput>(
-      [&m](std::span<const uint8_t> bytes) { return m.serial_->Receive(bytes); });
+      [&m](std::span<const uint8_t> bytes) { return m.serial_->Receive(bytes); },
+      [&m] { m.console_.TellOfInputRoom(); });
   RETURN_IF_ERROR(m.ports_.Insert(x86::kCom1Port, Serial16550::kPorts, *m.serial_));
 
   m.rtc_ =

@@ -145,6 +145,8 @@ class ConsoleReader {
  public:
   virtual ~ConsoleReader() = default;
   virtual void OnOutput(std::string_view bytes) = 0;
+  // There may be room for input again, after WriteConsole() took less than it was offered.
+  virtual void OnInputRoom() {}
   virtual void OnClosed() = 0;  // The machine is gone; the last call.
 };
 
@@ -191,7 +193,7 @@ class VmController {
   virtual void AddConsoleReader(std::shared_ptr<ConsoleReader> reader) = 0;
   virtual void RemoveConsoleReader(const ConsoleReader* reader) = 0;
   // Queues input for the serial port. Returns how many bytes were taken: the rest did not fit (64
-  // KiB are kept); offer it again.
+  // KiB are kept); offer it again when every reader hears OnInputRoom().
   virtual size_t WriteConsole(std::string_view bytes) = 0;
 
   // Events after `after_sequence` that are still kept (the last 256), then all that follow.

@@ -209,8 +209,12 @@ void FakeVmController::StopBecause(VmCause cause, std::string detail) {
 }
 
 void FakeVmController::SetInputRoom(size_t bytes) {
-  MutexLock lock(mutex_);
-  input_room_ = bytes;
+  {
+    MutexLock lock(mutex_);
+    input_room_ = bytes;
+  }
+  MutexLock delivery(delivery_);
+  for (const auto& reader : readers_) reader->OnInputRoom();
 }
 
 void FakeVmController::SetStats(VmStats stats) {
