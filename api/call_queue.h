@@ -78,21 +78,20 @@ class ServerCall {
   explicit ServerCall(CallQueue& queue);  // Outlives the call.
   virtual ~ServerCall();
 
-  // RequestCall() is called by Listen(), with the mutex; the next two on the queue's thread,
-  // without. What else knows of the call (the controller, for instance) is told to forget it by the
-  // destructor.
-
   // Asks gRPC for a call of the right kind: the generated Request...() with context(), grpc_queue()
-  // and `tag`.
+  // and `tag`. Called by Listen(), with the mutex.
   virtual void RequestCall(void* tag) = 0;
-  // The client calls. Each call sees to its own end: from here on Finish() must be reached.
+
+  // Both are called on the queue's thread, without the mutex. A destructor has whoever else knows
+  // of the call (the controller, for instance) forget it.
+
+  // The client calls. Somebody else must listen for the next, and Finish is due at some time, from
+  // whichever thread, also when the client has gone away.
   virtual void OnBegin() = 0;
-  // The call is over as far as gRPC is concerned: its status has been sent, or the client has gone
-  // away. Finish() is due in either case.
+  // The status has been sent, or the client has gone away.
   virtual void OnEnd() {}
 
-  // Each operation of gRPC gets one of these as its tag: Expect() in general, and
-  // ExpectLast() for Finish, which ends every call that has begun.
+  // Every operation of gRPC gets one of these as its tag: the second if it is Finish.
   void* Expect(Tag& tag) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void* ExpectLast() { return &last_; }
 

@@ -46,22 +46,35 @@ void ConsoleStream::OnBegin() {
 // ---- Output ----
 
 void ConsoleStream::Push(std::string_view output) {
-  Update([&] {
-    if (end_.has_value()) return;
-    pending_.append(output);
-    if (pending_.size() > kMaxPending) {
-      // Down to half, so that a guest that prints byte by byte does not move a mebibyte for each.
-      const size_t excess = pending_.size() - kMaxPending / 2;
-      pending_.erase(0, excess);
-      lost_bytes_ += excess;
-    }
-  });
+  MutexLock lock(mutex_);
+  if (end_.has_value()) return;
+  pending_.append(output);
+  if (pending_.size() > kMaxPending) {
+    // Down to half, so that a guest that prints byte by byte does not move a mebibyte for each.
+    const size_t excess = pending_.size() - kMaxPending / 2;
+    pending_.erase(0, excess);
+    lost_bytes_ += excess;
+  }
+  Advance();
 }
 
 void ConsoleStream::End(absl::Status status) {
-  Update([&] {
-    if (!end_.has_value()) end_ = std::move(status);
-  });
+  MutexLock lock(mutex_);
+  if (!end_.has_value()) end_ = std::move(status);
+  Advance();
+}
+
+void ConsoleStream::OnWritten(bool ok) {
+  MutexLock lock(mutex_);
+  writing_ = false;
+  if (!ok) GiveUp();
+  Advance();
+}
+
+void ConsoleStream::OnEnd() {
+  MutexLock lock(mutex_);
+  GiveUp();
+  Advance();
 }
 
 void ConsoleStream::GiveUp() {
@@ -69,9 +82,7 @@ void ConsoleStream::GiveUp() {
   if (!end_.has_value()) end_ = absl::CancelledError("the client is gone");
 }
 
-void ConsoleStream::Update(absl::FunctionRef<void()> change) {
-  MutexLock lock(mutex_);
-  change();
+void ConsoleStream::Advance() {
   if (writing_ || finished_) return;
   if (!pending_.empty()) {
     v1::ConsoleOutput output;
@@ -84,17 +95,6 @@ void ConsoleStream::Update(absl::FunctionRef<void()> change) {
     finished_ = true;
     stream_.Finish(ToGrpcStatus(*end_), ExpectLast());
   }
-}
-
-void ConsoleStream::OnWritten(bool ok) {
-  Update([&] {
-    writing_ = false;
-    if (!ok) GiveUp();
-  });
-}
-
-void ConsoleStream::OnEnd() {
-  Update([&] { GiveUp(); });
 }
 
 // ---- Input ----

@@ -43,23 +43,36 @@ void EventStream::OnBegin() {
 }
 
 void EventStream::Push(const VmEvent& event) {
-  Update([&] {
-    if (end_.has_value()) return;
-    if (pending_.size() < kMaxPending) {
-      pending_.push_back(EventToProto(event));
-      return;
-    }
+  MutexLock lock(mutex_);
+  if (end_.has_value()) return;
+  if (pending_.size() < kMaxPending) {
+    pending_.push_back(EventToProto(event));
+  } else {
     pending_.clear();
     end_ = absl::ResourceExhaustedError(absl::StrFormat(
         "more than %d events wait for this reader; watch again from the last sequence seen",
         kMaxPending));
-  });
+  }
+  Advance();
 }
 
 void EventStream::End(absl::Status status) {
-  Update([&] {
-    if (!end_.has_value()) end_ = std::move(status);
-  });
+  MutexLock lock(mutex_);
+  if (!end_.has_value()) end_ = std::move(status);
+  Advance();
+}
+
+void EventStream::OnWritten(bool ok) {
+  MutexLock lock(mutex_);
+  writing_ = false;
+  if (!ok) GiveUp();
+  Advance();
+}
+
+void EventStream::OnEnd() {
+  MutexLock lock(mutex_);
+  GiveUp();
+  Advance();
 }
 
 void EventStream::GiveUp() {
@@ -67,9 +80,7 @@ void EventStream::GiveUp() {
   if (!end_.has_value()) end_ = absl::CancelledError("the client is gone");
 }
 
-void EventStream::Update(absl::FunctionRef<void()> change) {
-  MutexLock lock(mutex_);
-  change();
+void EventStream::Advance() {
   if (writing_ || finished_) return;
   if (!pending_.empty()) {
     writing_ = true;
@@ -79,17 +90,6 @@ void EventStream::Update(absl::FunctionRef<void()> change) {
     finished_ = true;
     writer_.Finish(ToGrpcStatus(*end_), ExpectLast());
   }
-}
-
-void EventStream::OnWritten(bool ok) {
-  Update([&] {
-    writing_ = false;
-    if (!ok) GiveUp();
-  });
-}
-
-void EventStream::OnEnd() {
-  Update([&] { GiveUp(); });
 }
 
 }  // namespace vireo::api

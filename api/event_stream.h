@@ -10,7 +10,6 @@
 #include <memory>
 #include <optional>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "api/call_queue.h"
 #include "api/v1/vireo.grpc.pb.h"
@@ -39,8 +38,9 @@ class EventStream final : public ServerCall {
   void Push(const VmEvent& event);
   void End(absl::Status status);
   void GiveUp() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);  // The client is gone.
-  // Changes the state below, then starts the next write or finishes the call, whichever is due.
-  void Update(absl::FunctionRef<void()> change) ABSL_LOCKS_EXCLUDED(mutex_);
+  // After each change of the state below: starts the next write or finishes the call, if that is
+  // due.
+  void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   v1::VmService::AsyncService& service_;
   VmController& controller_;
