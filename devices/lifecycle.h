@@ -24,7 +24,8 @@ class Lifecycle {
   // may be quiesced again.
   virtual Task<void> Quiesce() = 0;
 
-  // The device goes on where Quiesce() left it.
+  // The device goes on where Quiesce() left it. A Quiesce() that has not ended yet, because a
+  // request does not, ends without effect.
   virtual void Resume() = 0;
 
   // Drains as Quiesce() does, then puts the device into its power-on state with its interrupt lines

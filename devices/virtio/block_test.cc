@@ -13,6 +13,7 @@
 #include "base/async/async_event.h"
 #include "base/async/event_loop.h"
 #include "base/async/task.h"
+#include "base/async/task_scope.h"
 #include "base/iovecs.h"
 #include "devices/virtio/spec.h"
 #include "gmock/gmock.h"
@@ -518,6 +519,28 @@ TEST(VirtioBlockTest, QuietDeviceTakesNothingAndGoesOnAfterwards) {
   f.disk.host.transport().Resume();
   f.loop->RunUntilIdle();
   EXPECT_EQ(StatusOf(f.driver.ring().PopUsed()), kBlkStatusOk);
+}
+
+// Whoever paused the machine gave up on a disk that does not answer, and let it go on.
+TEST(VirtioBlockTest, ADeviceThatGoesOnBeforeItWasQuietServesAgain) {
+  Fixture f;
+  ASSERT_TRUE(f.driver.Start({.features = kAllFeatures}));
+  f.backend().Hold();
+  f.driver.ring().Add(WriteSectors(0, 1, 1));
+  f.driver.Run();
+  TaskScope scope(*f.loop);
+  scope.Spawn(f.disk.host.transport().Quiesce());
+  f.loop->RunUntilIdle();
+  f.disk.host.transport().Resume();
+  f.driver.ring().Add(FlushDisk());
+  f.driver.Kick();
+  f.loop->RunUntilIdle();
+  f.backend().Release();
+  f.loop->RunTask(scope.Join());
+  f.loop->RunUntilIdle();
+  EXPECT_EQ(StatusOf(f.driver.ring().PopUsed()), kBlkStatusOk);
+  EXPECT_EQ(StatusOf(f.driver.ring().PopUsed()), kBlkStatusOk);
+  EXPECT_EQ(StatusOf(f.driver.Send(FlushDisk())), kBlkStatusOk);
 }
 
 TEST(VirtioBlockTest, MachineResetDrainsAndForgetsEverything) {

@@ -162,11 +162,15 @@ PciTransport::~PciTransport() { Detach(); }
 // ---- Lifecycle ----
 
 Task<void> PciTransport::Quiesce() {
+  quiet_ = true;
   co_await scope_.Join();  // A reset that the driver began.
-  co_await device_.Quiesce();
+  if (quiet_) co_await device_.Quiesce();
 }
 
-void PciTransport::Resume() { device_.Resume(); }
+void PciTransport::Resume() {
+  quiet_ = false;
+  device_.Resume();
+}
 
 Task<void> PciTransport::Reset() {
   co_await scope_.Join();

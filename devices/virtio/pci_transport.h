@@ -181,6 +181,7 @@ class PciTransport final : public pci::Function, public BusDevice, private Inter
 
   // Resets that are under way; on the loop.
   TaskScope scope_;
+  bool quiet_ = false;  // Between Quiesce() and Resume().
 };
 
 }  // namespace vireo::virtio

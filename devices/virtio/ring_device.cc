@@ -109,9 +109,13 @@ Task<void> RingDevice::ResetQueue(uint16_t index) {
 }
 
 Task<void> RingDevice::Quiesce() {
-  const AsyncMutex::Guard guard = co_await transition_.Lock();
   quiet_ = true;
+  const AsyncMutex::Guard guard = co_await transition_.Lock();
+  if (!quiet_) co_return;
   co_await StopServing();
+  // Whoever could not wait for it has gone on meanwhile; queues that were still draining then have
+  // stopped only now.
+  if (!quiet_) Resume();
 }
 
 void RingDevice::Resume() {
