@@ -47,20 +47,20 @@ constexpr EnumPair<v1::VmState, VmState> kStates[] = {{v1::EMPTY, VmState::kEmpt
                                                       {v1::PAUSED, VmState::kPaused},
                                                       {v1::STOPPED, VmState::kStopped}};
 constexpr EnumPair<v1::VmCause, VmCause> kCauses[] = {
-    {v1::VM_CAUSE_UNSPECIFIED, VmCause::kNone},
-    {v1::GUEST_POWER_OFF, VmCause::kGuestPowerOff},
-    {v1::GUEST_RESET, VmCause::kGuestReset},
-    {v1::TRIPLE_FAULT, VmCause::kTripleFault},
-    {v1::GUEST_PANIC, VmCause::kGuestPanic},
-    {v1::STOP_REQUESTED, VmCause::kStopRequested},
-    {v1::RESET_REQUESTED, VmCause::kResetRequested},
-    {v1::INTERNAL_ERROR, VmCause::kInternalError},
-    {v1::DISK_ERROR, VmCause::kDiskError}};
+    {v1::VM_CAUSE_UNSPECIFIED, VmCause::kNone},      {v1::GUEST_POWER_OFF, VmCause::kGuestPowerOff},
+    {v1::GUEST_RESET, VmCause::kGuestReset},         {v1::TRIPLE_FAULT, VmCause::kTripleFault},
+    {v1::GUEST_PANIC, VmCause::kGuestPanic},         {v1::STOP_REQUESTED, VmCause::kStopRequested},
+    {v1::RESET_REQUESTED, VmCause::kResetRequested}, {v1::INTERNAL_ERROR, VmCause::kInternalError},
+    {v1::DISK_ERROR, VmCause::kDiskError},           {v1::DISK_STALL, VmCause::kDiskStalled}};
 constexpr EnumPair<v1::OnDiskError, OnDiskError> kOnDiskErrors[] = {
     {v1::REPORT_TO_GUEST, OnDiskError::kReport},
     {v1::PAUSE_MACHINE, OnDiskError::kStop},
     {v1::PAUSE_ON_NO_SPACE, OnDiskError::kStopOnNoSpace},
     {v1::IGNORE_ERROR, OnDiskError::kIgnore}};
+constexpr EnumPair<v1::OnDiskStall, OnDiskStall> kOnDiskStalls[] = {
+    {v1::IGNORE_STALL, OnDiskStall::kIgnore},
+    {v1::REPORT_STALL, OnDiskStall::kReport},
+    {v1::PAUSE_WHILE_STALLED, OnDiskStall::kPause}};
 constexpr EnumPair<v1::Event::Kind, VmEventKind> kEventKinds[] = {
     {v1::Event::STATE_CHANGED, VmEventKind::kStateChanged},
     {v1::Event::MACHINE_RESET, VmEventKind::kReset},
@@ -68,7 +68,9 @@ constexpr EnumPair<v1::Event::Kind, VmEventKind> kEventKinds[] = {
     {v1::Event::CRASHED, VmEventKind::kCrashed},
     {v1::Event::SHUTDOWN_REQUESTED, VmEventKind::kShutdownRequested},
     {v1::Event::DEVICE_NEEDS_RESET, VmEventKind::kDeviceNeedsReset},
-    {v1::Event::DISK_FAILED, VmEventKind::kDiskError}};
+    {v1::Event::DISK_FAILED, VmEventKind::kDiskError},
+    {v1::Event::DISK_STALLED, VmEventKind::kDiskStalled},
+    {v1::Event::DISK_ANSWERS, VmEventKind::kDiskAnswers}};
 
 // `otherwise` stands for a struct that holds no enumerator, which our own code never makes.
 template <typename Proto, typename Plain, size_t N>
@@ -189,6 +191,9 @@ absl::StatusOr<DiskConfig> DiskFromProto(const v1::Disk& message, const std::str
                                                  disk.on_read_error, field + ".on_read_error"));
   ASSIGN_OR_RETURN(disk.on_write_error, FromProto(kOnDiskErrors, message.on_write_error(),
                                                   disk.on_write_error, field + ".on_write_error"));
+  ASSIGN_OR_RETURN(disk.on_stall, FromProto(kOnDiskStalls, message.on_stall(), disk.on_stall,
+                                            field + ".on_stall"));
+  if (message.has_stall_seconds()) disk.stall_seconds = message.stall_seconds();
   return disk;
 }
 
@@ -316,6 +321,8 @@ v1::VmConfig ConfigToProto(const VmConfig& config) {
     to.set_on_read_error(ToProto(kOnDiskErrors, disk.on_read_error, v1::ON_DISK_ERROR_UNSPECIFIED));
     to.set_on_write_error(
         ToProto(kOnDiskErrors, disk.on_write_error, v1::ON_DISK_ERROR_UNSPECIFIED));
+    to.set_on_stall(ToProto(kOnDiskStalls, disk.on_stall, v1::ON_DISK_STALL_UNSPECIFIED));
+    to.set_stall_seconds(disk.stall_seconds);
   }
   for (const NicConfig& nic : config.nics) {
     v1::Nic& to = *message.add_nics();
@@ -496,6 +503,15 @@ v1::Event EventToProto(const VmEvent& event) {
     to.set_host_errno(static_cast<uint32_t>(error.host_errno));
     to.set_no_space(error.no_space);
     to.set_message(Utf8(error.message));
+  }
+  if (event.disk_stall.has_value()) {
+    const DiskStall& stall = *event.disk_stall;
+    v1::DiskStall& to = *message.mutable_disk_stall();
+    to.set_disk(Utf8(stall.disk));
+    to.set_path(Utf8(stall.path));
+    to.set_write(stall.write);
+    to.set_offset(stall.offset);
+    to.set_seconds(stall.seconds);
   }
   return message;
 }

@@ -53,6 +53,8 @@ constexpr char kFull[] = R"pb(
     }
     on_read_error: PAUSE_MACHINE
     on_write_error: IGNORE_ERROR
+    on_stall: PAUSE_WHILE_STALLED
+    stall_seconds: 7
   }
   disks { path: "fd:5" format: RAW }
   nics {
@@ -111,6 +113,10 @@ TEST(Convert, ConfigReachesEveryField) {
   EXPECT_EQ(config->disks[0].throttle.group, "g");
   EXPECT_EQ(config->disks[0].on_read_error, OnDiskError::kStop);
   EXPECT_EQ(config->disks[0].on_write_error, OnDiskError::kIgnore);
+  EXPECT_EQ(config->disks[0].on_stall, OnDiskStall::kPause);
+  EXPECT_EQ(config->disks[0].stall_seconds, 7u);
+  EXPECT_EQ(config->disks[1].on_stall, OnDiskStall::kReport);
+  EXPECT_EQ(config->disks[1].stall_seconds, 30u);
   EXPECT_EQ(config->disks[1].throttle, DiskThrottle());
   EXPECT_EQ(config->disks[1].on_write_error, OnDiskError::kStopOnNoSpace);
   EXPECT_EQ(config->disks[1].format, DiskFormat::kRaw);
@@ -426,6 +432,22 @@ TEST(Convert, DiskErrorsTellTheWatcherAll) {
   EXPECT_EQ(EventToProto(event).kind(), v1::Event::DISK_FAILED);
   EXPECT_EQ(EventToProto(event).cause(), v1::DISK_ERROR);
   EXPECT_TRUE(MessageDifferencer::Equals(EventToProto(event).disk_error(), want));
+}
+
+TEST(Convert, StallsTellTheWatcherAll) {
+  VmEvent event = {.kind = VmEventKind::kDiskStalled, .cause = VmCause::kDiskStalled};
+  event.disk_stall =
+      DiskStall{.disk = "root", .path = "root.qcow2", .write = true, .offset = 4096, .seconds = 30};
+  v1::DiskStall want;
+  ASSERT_TRUE(TextFormat::ParseFromString(
+      R"pb(
+        disk: "root" path: "root.qcow2" write: true offset: 4096 seconds: 30)pb",
+      &want));
+  EXPECT_EQ(EventToProto(event).kind(), v1::Event::DISK_STALLED);
+  EXPECT_EQ(EventToProto(event).cause(), v1::DISK_STALL);
+  EXPECT_TRUE(MessageDifferencer::Equals(EventToProto(event).disk_stall(), want));
+  event.kind = VmEventKind::kDiskAnswers;
+  EXPECT_EQ(EventToProto(event).kind(), v1::Event::DISK_ANSWERS);
 }
 
 TEST(Convert, MacAddressesAreTakenInEitherCase) {

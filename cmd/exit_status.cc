@@ -32,7 +32,8 @@ ExitStatus ExitStatusOf(VmCause cause) {
     case VmCause::kGuestReset:
     case VmCause::kStopRequested:
     case VmCause::kResetRequested:
-    case VmCause::kDiskError:  // Pauses a machine, and ends none.
+    case VmCause::kDiskError:  // These pause a machine, and end none.
+    case VmCause::kDiskStalled:
       break;
   }
   return kExitOk;

@@ -55,6 +55,10 @@ The machine (values may carry K, M, G, T; a comma within a value is written twic
                            machine is paused with an event, and resume tries again
       werror=enospc|report|stop|ignore
                            of a write; default enospc: stop when the host is full, else report
+      stall=report|pause|ignore
+                           what becomes of the machine when the host does not answer; default
+                           report: an event. pause: until it answers
+      stall-after=SECONDS  how long without an answer that is; default 30
       throttle.bps-total=N, .bps-read, .bps-write, .iops-total, .iops-read, .iops-write
                            bytes or requests a second
       throttle.LIMIT-max=N, throttle.LIMIT-max-length=SECONDS
@@ -213,8 +217,9 @@ absl::Status TakeErrorPolicy(const Values& values, const std::string& key, OnDis
 absl::StatusOr<DiskConfig> ParseDisk(const std::string& text) {
   const std::vector<std::string> limits = ThrottleKeys("throttle.");
   std::vector<absl::string_view> known = {
-      "path", "format", "readonly", "direct", "write-cache", "serial",        "id",
-      "slot", "loop",   "key-file", "rerror", "werror",      "throttle.group"};
+      "path",   "format", "readonly", "direct",      "write-cache",
+      "serial", "id",     "slot",     "loop",        "key-file",
+      "rerror", "werror", "stall",    "stall-after", "throttle.group"};
   known.insert(known.end(), limits.begin(), limits.end());
   ASSIGN_OR_RETURN(const Values values, ParseKeyValues(text, known));
   DiskConfig disk;
@@ -227,6 +232,12 @@ absl::StatusOr<DiskConfig> ParseDisk(const std::string& text) {
   RETURN_IF_ERROR(TakeThrottle(values, "throttle.", &disk.throttle));
   RETURN_IF_ERROR(TakeErrorPolicy(values, "rerror", &disk.on_read_error));
   RETURN_IF_ERROR(TakeErrorPolicy(values, "werror", &disk.on_write_error));
+  RETURN_IF_ERROR(TakeParsed(values, "stall", &disk.on_stall, [](const std::string& value) {
+    return ParseWord<OnDiskStall>(value, {{"report", OnDiskStall::kReport},
+                                          {"pause", OnDiskStall::kPause},
+                                          {"ignore", OnDiskStall::kIgnore}});
+  }));
+  RETURN_IF_ERROR(TakeNumber<uint32_t>(values, "stall-after", UINT32_MAX, &disk.stall_seconds));
   RETURN_IF_ERROR(TakeParsed(values, "format", &disk.format, [](const std::string& value) {
     return ParseWord<DiskFormat>(value, {{"raw", DiskFormat::kRaw}, {"qcow2", DiskFormat::kQcow2}});
   }));

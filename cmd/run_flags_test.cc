@@ -130,6 +130,7 @@ TEST(VireoArgs, DisksHaveKeysLimitsAndPolicies) {
   const RunOptions run =
       RunLine({"--disk",
                "path=a,format=qcow2,key-file=/run/key,rerror=stop,werror=report,"
+               "stall=pause,stall-after=5,"
                "throttle.bps-total=10M,throttle.bps-total-max=20M,"
                "throttle.bps-total-max-length=5,throttle.iops-read=100,throttle.iops-size=64K,"
                "throttle.group=g"});
@@ -137,6 +138,8 @@ TEST(VireoArgs, DisksHaveKeysLimitsAndPolicies) {
   EXPECT_EQ(disk.key_file, "/run/key");
   EXPECT_EQ(disk.on_read_error, OnDiskError::kStop);
   EXPECT_EQ(disk.on_write_error, OnDiskError::kReport);
+  EXPECT_EQ(disk.on_stall, OnDiskStall::kPause);
+  EXPECT_EQ(disk.stall_seconds, 5u);
   EXPECT_EQ(disk.throttle.bytes_total,
             (RateLimit{.per_second = 10 << 20, .burst = 20 << 20, .burst_seconds = 5}));
   EXPECT_EQ(disk.throttle.ops_read, RateLimit{.per_second = 100});
@@ -256,7 +259,7 @@ INSTANTIATE_TEST_SUITE_P(
         {"NoPath", RunWith({"--disk", "format=raw"}), "--disk: path= is missing"},
         {"UnknownDiskKey", RunWith({"--disk", "path=a,format=raw,cache=none"}),
          "--disk: key \"cache\" is not known; use path, format, readonly, direct, write-cache, "
-         "serial, id, slot, loop, key-file, rerror, werror, throttle.group, "
+         "serial, id, slot, loop, key-file, rerror, werror, stall, stall-after, throttle.group, "
          "throttle.bps-total, throttle.bps-total-max, throttle.bps-total-max-length, "
          "throttle.bps-read, throttle.bps-read-max, throttle.bps-read-max-length, "
          "throttle.bps-write, throttle.bps-write-max, throttle.bps-write-max-length, "

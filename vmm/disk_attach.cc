@@ -4,10 +4,12 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "absl/time/time.h"
 #include "base/status.h"
 #include "devices/virtio/block.h"
 #include "storage/crypto/secret_file.h"
 #include "storage/open_image.h"
+#include "storage/stall_watch.h"
 #include "storage/throttled_backend.h"
 #include "vmm/disk_throttle.h"
 #include "vmm/machine_builder.h"
@@ -27,6 +29,23 @@ virtio::ErrorPolicy PolicyOf(OnDiskError on_error) {
       break;
   }
   return virtio::ErrorPolicy::kIgnore;
+}
+
+std::unique_ptr<BlockBackend> WatchStalls(EventLoop& loop, std::unique_ptr<BlockBackend> backend,
+                                          const DiskConfig& config, GuestEvents& events) {
+  if (config.on_stall == OnDiskStall::kIgnore) return backend;
+  StallWatch::Options options = {.limit = absl::Seconds(config.stall_seconds)};
+  const DiskStall disk = {.disk = config.id, .path = config.path};
+  options.on_stall = [&events, disk, pause = config.on_stall == OnDiskStall::kPause,
+                      seconds = config.stall_seconds](const Stall& oldest) {
+    DiskStall stall = disk;
+    stall.write = oldest.write;
+    stall.offset = oldest.offset;
+    stall.seconds = seconds;
+    events.OnDiskStalled(std::move(stall), pause);
+  };
+  options.on_answer = [&events, disk] { events.OnDiskAnswers(disk); };
+  return std::make_unique<StallWatch>(loop, std::move(backend), std::move(options));
 }
 
 }  // namespace
@@ -86,6 +105,7 @@ Task<absl::Status> MachineBuilder::AttachDisk(size_t index) {
   const absl::Status opened = co_await loop->Call(m_.control_, std::move(open));
   if (!opened.ok()) co_return opened;
   const uint64_t size_bytes = backend->geometry().size_bytes;
+  backend = WatchStalls(loop->loop(), std::move(backend), config, m_.events_);
   const std::shared_ptr<ThrottleGroup> throttle = FindThrottle(config.throttle);
   auto throttled =
       std::make_unique<ThrottledBackend>(loop->loop(), std::move(backend), throttle,

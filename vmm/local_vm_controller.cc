@@ -22,6 +22,8 @@ namespace {
 constexpr size_t kDefaultHistoryBytes = 256 << 10;
 // How long the answer to a Stop() that hangs may take to leave before the process does.
 constexpr absl::Duration kLastAnswer = absl::Milliseconds(500);
+// How long the devices of a machine may take to become quiet when one of its disks will not anyway.
+constexpr absl::Duration kStallDrainLimit = absl::Seconds(1);
 
 uint64_t ResidentBytes() {
   std::FILE* file = std::fopen("/proc/self/statm", "re");
@@ -196,6 +198,64 @@ Task<void> LocalVmController::AnswerDiskError(DiskError error) {
   if (before == VmState::kRunning) SetState(VmState::kPaused, VmCause::kDiskError, detail);
 }
 
+void LocalVmController::OnDiskStalled(DiskStall stall, bool pause) {
+  loop_.Post([this, stall = std::move(stall), pause]() mutable {
+    operations_->Spawn(AnswerDiskStall(std::move(stall), pause));
+  });
+}
+
+void LocalVmController::OnDiskAnswers(DiskStall disk) {
+  loop_.Post([this, disk = std::move(disk)]() mutable {
+    operations_->Spawn(AnswerDiskAnswers(std::move(disk)));
+  });
+}
+
+Task<void> LocalVmController::AnswerDiskStall(DiskStall stall, bool pause) {
+  AsyncMutex::Guard guard = co_await one_at_a_time_.Lock();
+  if (machine_ == nullptr) co_return;
+  const std::string detail =
+      absl::StrFormat("%s (%s): a %s at byte %d has had no answer for %d s", stall.disk, stall.path,
+                      stall.write ? "write" : "read", stall.offset, stall.seconds);
+  LogError("%s", detail);
+  if (pause) pausing_disks_.insert(stall.disk);
+  const bool pauses = pause && state() == VmState::kRunning;
+  if (pauses) {
+    // The vCPUs stand still at once; the disk will not be quiet before it answers.
+    const absl::Status paused = co_await machine_->Pause(kStallDrainLimit);
+    if (!paused.ok() && !absl::IsDeadlineExceeded(paused)) {
+      LogError("pause after a stall: %s", paused.message());
+    }
+  }
+  VmEvent event = {.kind = VmEventKind::kDiskStalled, .cause = VmCause::kDiskStalled};
+  event.state = pauses ? VmState::kPaused : state();
+  event.detail = detail;
+  event.disk_stall = std::move(stall);
+  events_.Add(std::move(event));
+  if (!pauses) co_return;
+  SetState(VmState::kPaused, VmCause::kDiskStalled, detail);
+  waits_for_disks_ = true;
+}
+
+Task<void> LocalVmController::AnswerDiskAnswers(DiskStall disk) {
+  AsyncMutex::Guard guard = co_await one_at_a_time_.Lock();
+  if (machine_ == nullptr) co_return;
+  const std::string detail =
+      absl::StrFormat("%s (%s): the disk answers again", disk.disk, disk.path);
+  LogWarning("%s", detail);
+  pausing_disks_.erase(disk.disk);
+  VmEvent event = {.kind = VmEventKind::kDiskAnswers, .state = state()};
+  event.detail = detail;
+  event.disk_stall = std::move(disk);
+  events_.Add(std::move(event));
+  if (!waits_for_disks_ || !pausing_disks_.empty()) co_return;
+  const absl::Status resumed = co_await machine_->Resume();
+  if (!resumed.ok()) {
+    LogError("resume after a stall: %s", resumed.message());
+    co_return;
+  }
+  SetState(VmState::kRunning, VmCause::kNone, detail);
+}
+
 void LocalVmController::OnDeviceNeedsReset(std::string id) {
   loop_.Post([this, id = std::move(id)] {
     Emit(VmEventKind::kDeviceNeedsReset, VmCause::kNone,
@@ -350,7 +410,10 @@ Task<absl::Status> LocalVmController::DoBoot() {
 }
 
 Task<absl::Status> LocalVmController::DoPause() {
-  if (state() == VmState::kPaused) co_return absl::OkStatus();
+  if (state() == VmState::kPaused) {
+    waits_for_disks_ = false;  // It stays paused when they answer.
+    co_return absl::OkStatus();
+  }
   if (state() != VmState::kRunning) {
     co_return absl::FailedPreconditionError("the machine is not running");
   }
@@ -369,12 +432,7 @@ Task<absl::Status> LocalVmController::DoResume() {
   if (state() != VmState::kPaused) {
     co_return absl::FailedPreconditionError("the machine is not paused");
   }
-  VmCause cause;
-  {
-    MutexLock lock(mutex_);
-    cause = description_.last_cause;
-  }
-  if (IsCrash(cause)) {
+  if (IsCrash(last_cause())) {
     co_return absl::FailedPreconditionError("the guest has crashed; Reset or Stop the machine");
   }
   const absl::Status resumed = co_await machine_->Resume();
@@ -477,7 +535,13 @@ VmState LocalVmController::state() const {
   return description_.state;
 }
 
+VmCause LocalVmController::last_cause() const {
+  MutexLock lock(mutex_);
+  return description_.last_cause;
+}
+
 void LocalVmController::SetState(VmState state, VmCause cause, const std::string& detail) {
+  waits_for_disks_ = false;
   {
     MutexLock lock(mutex_);
     description_.state = state;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "absl/functional/any_invocable.h"
@@ -76,6 +77,8 @@ class LocalVmController final : public VmController, private GuestEvents {
   void OnGuestEnded(VmCause cause, std::string detail) override;
   void OnGuestPanicHandled() override;
   void OnDiskFailed(DiskError error) override;
+  void OnDiskStalled(DiskStall stall, bool pause) override;
+  void OnDiskAnswers(DiskStall disk) override;
   void OnDeviceNeedsReset(std::string id) override;
 
   // Everything below runs on the control loop, one operation at a time.
@@ -93,12 +96,15 @@ class LocalVmController final : public VmController, private GuestEvents {
   Task<absl::Status> DoReset();
   Task<absl::Status> DoStop();
   Task<void> AnswerDiskError(DiskError error);
+  Task<void> AnswerDiskStall(DiskStall stall, bool pause);
+  Task<void> AnswerDiskAnswers(DiskStall disk);
   Task<void> AnswerGuestEnd(uint64_t run, VmCause cause, std::string detail);
   Task<absl::Status> RestartGuest(VmCause cause, std::string detail);
   Task<absl::Status> CloseMachine(VmCause cause, std::string detail);
   Task<void> ExitAfterLastAnswer(absl::AnyInvocable<void()> before_exit);
 
   VmState state() const;
+  VmCause last_cause() const;
   void SetState(VmState state, VmCause cause, const std::string& detail);
   void Emit(VmEventKind kind, VmCause cause, std::string detail);
 
@@ -113,7 +119,10 @@ class LocalVmController final : public VmController, private GuestEvents {
   std::atomic<uint64_t> run_{
       0};  // Counts starts of the guest: what an earlier run did is of no interest.
 
-  VmConfig requested_;  // What Create() was given; the control loop's.
+  // The control loop's.
+  VmConfig requested_;                   // What Create() was given.
+  std::set<std::string> pausing_disks_;  // Ids of those that stalled and pause the machine for it.
+  bool waits_for_disks_ = false;         // Paused for them alone, and goes on when they answer.
 
   mutable Mutex mutex_;
   CondVar stopped_;

@@ -64,6 +64,10 @@ class GuestEvents {
   virtual void OnGuestPanicHandled() = 0;
   // A request of a disk failed, and is kept until the machine has been paused and resumed.
   virtual void OnDiskFailed(DiskError error) = 0;
+  // A request of a disk waits for the host; the machine is to be paused for it.
+  virtual void OnDiskStalled(DiskStall stall, bool pause) = 0;
+  // No request of the disk waits any more.
+  virtual void OnDiskAnswers(DiskStall disk) = 0;
   // A driver of the guest broke a ring of device `id`, which waits to be reset.
   virtual void OnDeviceNeedsReset(std::string id) = 0;
 };

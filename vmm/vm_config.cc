@@ -17,7 +17,8 @@ namespace {
 
 constexpr uint64_t kMemoryGranule = uint64_t{2} << 20;
 constexpr size_t kMaxIdBytes = 64;
-constexpr size_t kMaxTapBytes = 15;     // IFNAMSIZ less the terminator.
+constexpr size_t kMaxTapBytes = 15;  // IFNAMSIZ less the terminator.
+constexpr uint32_t kMaxStallSeconds = 24 * 60 * 60;
 constexpr size_t kMaxSerialBytes = 20;  // VIRTIO_BLK_ID_BYTES.
 constexpr size_t kMaxDevices = 28;      // Slots 1..30 less the bridge parts and the entropy device.
 constexpr uint8_t kMinSlot = 1;
@@ -135,6 +136,11 @@ absl::Status ValidateDisk(absl::string_view field, const DiskConfig& disk) {
   if (disk.on_read_error == OnDiskError::kStopOnNoSpace) {
     return Invalid(absl::StrCat(field, ".on_read_error"),
                    "reading needs no space; use report, stop or ignore");
+  }
+  if (disk.stall_seconds < 1 || disk.stall_seconds > kMaxStallSeconds) {
+    return Invalid(
+        absl::StrCat(field, ".stall_seconds"),
+        absl::StrFormat("%d s is not from 1 to %d", disk.stall_seconds, kMaxStallSeconds));
   }
   if (const absl::Status throttle = ValidateThrottle(disk.throttle); !throttle.ok()) {
     return Invalid(absl::StrCat(field, ".throttle"), std::string(throttle.message()));

@@ -80,6 +80,13 @@ enum class OnDiskError {
   kIgnore,         // The guest is told that all went well.
 };
 
+// What becomes of a machine whose disk does not answer.
+enum class OnDiskStall {
+  kIgnore,  // Nothing; its requests wait.
+  kReport,  // Watchers are told, and again when it answers.
+  kPause,   // The same, and the machine is paused until the disk answers.
+};
+
 struct DiskConfig {
   std::string id;    // Unique among the devices; empty: "disk0", "disk1", ...
   std::string path;  // Path or fd:N.
@@ -94,6 +101,8 @@ struct DiskConfig {
   DiskThrottle throttle;
   OnDiskError on_read_error = OnDiskError::kReport;
   OnDiskError on_write_error = OnDiskError::kStopOnNoSpace;
+  OnDiskStall on_stall = OnDiskStall::kReport;
+  uint32_t stall_seconds = 30;  // 1..86400; until a request without an answer is called a stall.
 
   bool operator==(const DiskConfig&) const = default;
 };

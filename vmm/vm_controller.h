@@ -37,6 +37,7 @@ enum class VmCause {
   kResetRequested,  // Reset().
   kInternalError,   // KVM gave up on a vCPU, or the host failed.
   kDiskError,       // The host failed a request, and the disk's policy is to stop.
+  kDiskStalled,     // A disk does not answer, and its policy is to pause.
 };
 
 struct DeviceDescription {
@@ -115,7 +116,9 @@ enum class VmEventKind {
   kCrashed,            // Triple fault, panic or internal error; `cause` says which.
   kShutdownRequested,  // The power button was pressed for the guest.
   kDeviceNeedsReset,
-  kDiskError,  // The machine is paused for it; Resume tries again.
+  kDiskError,    // The machine is paused for it; Resume tries again.
+  kDiskStalled,  // A request waits for the host; the machine is paused for it if so configured.
+  kDiskAnswers,  // No request waits any more.
 };
 
 // A request that the host failed.
@@ -129,6 +132,16 @@ struct DiskError {
   std::string message;
 };
 
+// A disk whose host does not answer, or does so again.
+struct DiskStall {
+  std::string disk;  // The disk's id.
+  std::string path;  // Of its image.
+  // Of the oldest request; not set when the disk answers.
+  bool write = false;
+  uint64_t offset = 0;   // Bytes, on the disk; 0 for a flush.
+  uint32_t seconds = 0;  // At least so long without an answer.
+};
+
 struct VmEvent {
   uint64_t sequence = 0;  // Starts at 1, no gaps: a watcher knows what it missed.
   int64_t unix_ms = 0;
@@ -137,6 +150,7 @@ struct VmEvent {
   VmCause cause = VmCause::kNone;
   std::string detail;
   std::optional<DiskError> disk_error;  // Of kDiskError.
+  std::optional<DiskStall> disk_stall;  // Of kDiskStalled and kDiskAnswers.
 };
 
 // What a reader of the console or of events gets. Called on a thread of the machine, in order,
