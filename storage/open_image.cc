@@ -197,6 +197,7 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenImage(EventLoop& loop, O
     co_return absl::InvalidArgumentError(
         absl::StrCat(options.path, ": the image is not encrypted, but a passphrase was given"));
   }
+  const auto budget = std::make_shared<qcow2::CacheBudget>(options.cache_bytes);
   std::unique_ptr<BlockBackend> disk;
   while (!layers.empty()) {
     Layer layer = std::move(layers.back());
@@ -207,8 +208,7 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenImage(EventLoop& loop, O
                                        RawFile::Options{.read_only = read_only});
       continue;
     }
-    qcow2::Image::Options image_options = {.read_only = read_only,
-                                           .cache_bytes = options.cache_bytes};
+    qcow2::Image::Options image_options = {.read_only = read_only, .cache_budget = budget};
     auto opening_data = qcow2::OpenGuestData(loop, *layer.file, layer.header, std::move(layer.data),
                                              options.passphrase);
     absl::StatusOr<std::unique_ptr<File>> data = co_await std::move(opening_data);

@@ -20,6 +20,7 @@
 #include "storage/block_backend.h"
 #include "storage/crypto/secret.h"
 #include "storage/file.h"
+#include "storage/qcow2/cache_budget.h"
 
 namespace vireo {
 
@@ -45,7 +46,8 @@ struct ImageOptions {
   std::optional<ImageFormat> backing_format;
   // Opens every encrypted image of the chain; INVALID_ARGUMENT when the first is not encrypted.
   std::shared_ptr<const Secret> passphrase;
-  uint64_t cache_bytes = uint64_t{32} << 20;  // For the metadata of each layer, at most.
+  // For the metadata of all layers together, at most.
+  uint64_t cache_bytes = qcow2::kDefaultCacheBytes;
 };
 
 // All files are opened off the loop. INVALID_ARGUMENT: not of the stated format, or a backing file

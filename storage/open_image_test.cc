@@ -16,6 +16,7 @@
 #include "base/status.h"
 #include "storage/host_file.h"
 #include "storage/qcow2/create.h"
+#include "storage/qcow2/image.h"
 #include "tests/support/temp_dir.h"
 
 namespace vireo {
@@ -111,6 +112,22 @@ TEST_F(OpenImageTest, EachLayerOfADeepChainIsSeen) {
     EXPECT_EQ(FirstByte(**disk, 256 << 10), 0);
     EXPECT_EQ(FirstByte(**disk, 512 << 10), 0);
   }
+  Close(**disk);
+}
+
+TEST_F(OpenImageTest, TheLayersOfAChainShareOneCache) {
+  MakeQcow2("base.qcow2");
+  WriteSector("base.qcow2", 0, 'b');
+  MakeQcow2("top.qcow2", "base.qcow2");
+  WriteSector("top.qcow2", 65536, 't');
+  const auto disk = OpenQcow2("top.qcow2");
+  ASSERT_TRUE(disk.ok()) << disk.status();
+  const auto& top = dynamic_cast<const qcow2::Image&>(**disk);
+  EXPECT_EQ(top.cache_budget().memory_bytes(), 0u);
+  EXPECT_EQ(FirstByte(**disk, 65536), 't');
+  EXPECT_EQ(top.cache_budget().memory_bytes(), top.cache_memory_bytes());
+  EXPECT_EQ(FirstByte(**disk), 'b');
+  EXPECT_GT(top.cache_budget().memory_bytes(), top.cache_memory_bytes());
   Close(**disk);
 }
 

@@ -436,9 +436,14 @@ Task<absl::StatusOr<BlockNode>> NodeOpener::OpenQcow2(std::unique_ptr<File> file
   }
   if (absl::IsInvalidArgument(header.status())) co_return Invalid("Image is not in qcow2 format");
   CO_RETURN_IF_ERROR(header.status());
-  qcow2::Image::Options image_options = {.read_only = settings.read_only};
-  CO_RETURN_IF_ERROR(
-      TakeQcow2Options(options, header->layout.cluster_bytes(), &image_options.cache_bytes));
+  std::optional<uint64_t> cache_bytes;
+  CO_RETURN_IF_ERROR(TakeQcow2Options(options, header->layout.cluster_bytes(), &cache_bytes));
+  if (cache_bytes.has_value() || settings.cache_budget == nullptr) {
+    settings.cache_budget =
+        std::make_shared<qcow2::CacheBudget>(cache_bytes.value_or(qcow2::kDefaultCacheBytes));
+  }
+  const qcow2::Image::Options image_options = {.read_only = settings.read_only,
+                                               .cache_budget = settings.cache_budget};
   CO_ASSIGN_OR_RETURN(std::shared_ptr<const Secret> passphrase,
                       TakePassphrase(options, *header, settings.secrets));
   BackingOptions backing_options = TakeBacking(options);

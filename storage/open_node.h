@@ -22,6 +22,7 @@
 #include "storage/crypto/secret_store.h"
 #include "storage/driver_options.h"
 #include "storage/open_image.h"
+#include "storage/qcow2/cache_budget.h"
 #include "storage/qcow2/image.h"
 #include "storage/qcow2/snapshots.h"
 
@@ -39,6 +40,9 @@ struct NodeSettings {
   bool no_backing = false;  // Of the top node: what a backing file holds reads as zeros.
   // Of the top node, which is QCOW2 and read-only: the disk as it was then.
   std::optional<qcow2::SnapshotChoice> snapshot;
+  // What the metadata of the image above may take, for this one to share unless its options say
+  // otherwise. Null: it has its own.
+  std::shared_ptr<qcow2::CacheBudget> cache_budget;
   Blkdebug::Say say;                     // May be null.
   const SecretStore* secrets = nullptr;  // For encrypt.key-secret; outlives the opening.
 };

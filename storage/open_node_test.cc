@@ -87,6 +87,30 @@ TEST_F(OpenNodeTest, OpensTreesOfManyShapes) {
             'r');
 }
 
+TEST_F(OpenNodeTest, ABackingFileSharesTheCacheUnlessItHasItsOwn) {
+  absl::StatusOr<BlockNode> base =
+      Open("driver=qcow2,file.filename=base.qcow2", {.read_only = false});
+  ASSERT_TRUE(base.ok()) << base.status();
+  ASSERT_TRUE(WriteByte(*base->disk, 0, 'b').ok());
+  ASSERT_TRUE(loop_->RunTask(base->disk->Close()).ok());
+  MakeQcow2("top.qcow2",
+            {.size_bytes = 1 << 20, .backing_file = "base.qcow2", .backing_format = "qcow2"});
+  for (const bool own : {false, true}) {
+    absl::StatusOr<BlockNode> top =
+        Open(own ? "driver=qcow2,file.filename=top.qcow2,backing.cache-size=2M"
+                 : "driver=qcow2,file.filename=top.qcow2,cache-size=2M");
+    ASSERT_TRUE(top.ok()) << top.status();
+    std::array<uint8_t, 512> bytes = {};
+    const iovec part = ToIoVec(std::span<uint8_t>(bytes));
+    EXPECT_TRUE(loop_->RunTask(top->disk->Read(0, IoVecs(&part, 1))).ok());
+    EXPECT_EQ(bytes[0], 'b');
+    // The top layer has no L2 table to keep.
+    EXPECT_EQ(top->image->cache_memory_bytes(), 0u);
+    EXPECT_EQ(top->image->cache_budget().memory_bytes() == 0, own);
+    EXPECT_TRUE(loop_->RunTask(top->disk->Close()).ok());
+  }
+}
+
 TEST_F(OpenNodeTest, WritesThroughTreesOfManyShapes) {
   for (const char* options :
        {"driver=raw,offset=512,size=2k,file.filename=disk.raw",

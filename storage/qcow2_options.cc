@@ -44,7 +44,7 @@ absl::Status TakeOverlapCheck(DriverOptions& options) {
 }  // namespace
 
 absl::Status TakeQcow2Options(DriverOptions& options, uint64_t cluster_bytes,
-                              uint64_t* cache_bytes) {
+                              std::optional<uint64_t>* cache_bytes) {
   for (const char* key :
        {"lazy-refcounts", "pass-discard-request", "pass-discard-snapshot", "pass-discard-other"}) {
     RETURN_IF_ERROR(options.TakeSwitch(key, true).status());

@@ -4,6 +4,7 @@
 #define VIREO_STORAGE_QCOW2_OPTIONS_H_
 
 #include <cstdint>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "storage/driver_options.h"
@@ -11,11 +12,11 @@
 namespace vireo {
 
 // Takes them out of `options`, all checked as QEMU checks them. Sizes of caches set `cache_bytes`,
-// the bound on all metadata; the others say how QEMU's engine does what Vireo's does anyway
-// (overlap checks are always on, slices have their own size) and change nothing. INVALID_ARGUMENT
-// in QEMU's words.
+// the bound on all metadata, of the image's backing files too; the others say how QEMU's engine
+// does what Vireo's does anyway (overlap checks are always on, slices have their own size) and
+// change nothing. INVALID_ARGUMENT in QEMU's words.
 absl::Status TakeQcow2Options(DriverOptions& options, uint64_t cluster_bytes,
-                              uint64_t* cache_bytes);
+                              std::optional<uint64_t>* cache_bytes);
 
 }  // namespace vireo
 

@@ -112,12 +112,12 @@ bool ClusterMap::IsSuspicious(std::span<const uint8_t> slice) const {
 }
 
 uint64_t ClusterMap::SliceOffset(uint64_t l1_index, uint64_t guest_offset) const {
-  const uint64_t slice = layout_.l2_index(guest_offset) / layout_.l2_entries_per_slice();
-  return (l1_[l1_index] & kEntryOffsetMask) + slice * layout_.slice_bytes();
+  const uint64_t byte = layout_.l2_index(guest_offset) << layout_.l2_entry_bits();
+  return (l1_[l1_index] & kEntryOffsetMask) + (byte & ~(layout_.slice_bytes() - 1));
 }
 
 uint64_t ClusterMap::IndexInSlice(uint64_t guest_offset) const {
-  return layout_.l2_index(guest_offset) % layout_.l2_entries_per_slice();
+  return layout_.l2_index(guest_offset) & (layout_.l2_entries_per_slice() - 1);
 }
 
 uint64_t ClusterMap::SliceEnd(uint64_t guest_offset) const {

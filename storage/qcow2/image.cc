@@ -15,8 +15,13 @@ namespace vireo::qcow2 {
 namespace {
 
 // Dirty L2 slices that bring a commit forward (2 MiB; less in a small cache). Writers wait when
-// there are four times as many.
-constexpr size_t kDirtySlices = 512;
+// there are four times as many, which is never more than half of the cache.
+constexpr uint64_t kDirtySlices = 512;
+
+std::shared_ptr<CacheBudget> BudgetOf(const Image::Options& options) {
+  if (options.cache_budget != nullptr) return options.cache_budget;
+  return std::make_shared<CacheBudget>(options.cache_bytes);
+}
 
 Image* UnwrittenImage(BlockBackend* backing) {
   auto* const image = dynamic_cast<Image*>(backing);
@@ -38,7 +43,8 @@ Image::Image(EventLoop& loop, Header header, Parts parts, const Options& options
       options_(options),
       barrier_(*file_, data_),
       metadata_(layout_),
-      cache_(loop, *file_, layout_, options.cache_bytes),
+      budget_(BudgetOf(options)),
+      cache_(loop, *file_, layout_, budget_),
       refcounts_(layout_, {.file = *file_,
                            .barrier = barrier_,
                            .cache = cache_,
@@ -52,8 +58,11 @@ Image::Image(EventLoop& loop, Header header, Parts parts, const Options& options
       compressed_(loop, *file_, layout_, static_cast<Compression>(header_.compression_type)),
       packed_(layout_, refcounts_),
       bitmaps_(loop, *file_, header_),
-      dirty_limit_(std::min(kDirtySlices, cache_.limit_slices() / 4)),
+      dirty_limit_(std::min(kDirtySlices, cache_.limit_slices() / 8)),
       background_(loop) {
+  if (backing_image_ != nullptr && backing_image_->backing_image_ != nullptr) {
+    chain_map_.emplace(layout_.cluster_bits, budget_);
+  }
   geometry_.size_bytes = header_.size_bytes;
   geometry_.block_size = 512;
   geometry_.optimal_io_bytes = static_cast<uint32_t>(layout_.cluster_bytes());

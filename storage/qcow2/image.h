@@ -42,6 +42,8 @@
 #include "storage/in_flight.h"
 #include "storage/qcow2/barrier.h"
 #include "storage/qcow2/bitmap_tracker.h"
+#include "storage/qcow2/cache_budget.h"
+#include "storage/qcow2/chain_map.h"
 #include "storage/qcow2/cluster_map.h"
 #include "storage/qcow2/compressed.h"
 #include "storage/qcow2/header.h"
@@ -57,7 +59,9 @@ class Image final : public BlockBackend {
  public:
   struct Options {
     bool read_only = false;
-    uint64_t cache_bytes = uint64_t{32} << 20;  // At most, for metadata; it grows with use.
+    // For metadata, at most; it grows with use. The layers of a disk share one.
+    std::shared_ptr<CacheBudget> cache_budget;
+    uint64_t cache_bytes = kDefaultCacheBytes;  // Of a budget of its own, where that is null.
     absl::Duration commit_age = absl::Seconds(2);
   };
 
@@ -90,8 +94,9 @@ class Image final : public BlockBackend {
   // Of a writable image; those in memory follow every change.
   BitmapTracker& bitmaps() { return bitmaps_; }
 
-  // Bytes of metadata in memory.
+  // Bytes of this layer's metadata in memory.
   uint64_t cache_memory_bytes() const { return cache_.memory_bytes(); }
+  const CacheBudget& cache_budget() const { return *budget_; }
 
  private:
   // One commit and those who wait for it.
@@ -131,9 +136,11 @@ class Image final : public BlockBackend {
   Task<void> ReadPiece(MappedRun run, uint64_t offset, IoVecList dst, absl::Status* status);
   Task<absl::Status> ReadBacking(uint64_t offset, IoVecs dst);
   uint64_t BackingEnd() const;  // Where the backing file ends as this image's guest sees it.
-  // This layer, or the lowest one beneath it of which it is known, without reading, that all from
-  // here down to it hold nothing of the range: so a deep chain costs a look-up for each layer.
+  // This layer, which holds nothing of the range, or the lowest one beneath it of which it is
+  // known, without reading, that all from here down to it hold nothing of it.
   Image* LowestEmptyLayer(uint64_t offset, uint64_t length);
+  // How many layers beneath this one hold nothing of a cluster that lies inside the backing file.
+  ChainMap::Answer LayersWithout(uint64_t cluster);
   // Whether the file lacks much of what it should hold, so that a look for its holes is worth
   // while.
   bool HasUnwrittenClusters();
@@ -209,6 +216,9 @@ class Image final : public BlockBackend {
 
   // Something is dirty: sees to a commit in time.
   void NoteDirty();
+  // Much more is dirty than brings a commit forward: who made it so commits himself. Metadata that
+  // is not written must not fill the cache.
+  bool IsTooDirty() const;
   Task<void> CommitLater();
   Task<void> CommitNow();
   Task<absl::Status> Commit();
@@ -229,6 +239,7 @@ class Image final : public BlockBackend {
   InFlight in_flight_;
   Barrier barrier_;
   MetadataSet metadata_;
+  const std::shared_ptr<CacheBudget> budget_;
   MetadataCache cache_;
   Refcounts refcounts_;
   ClusterMap map_;
@@ -240,13 +251,15 @@ class Image final : public BlockBackend {
   std::vector<std::shared_ptr<PendingFill>> pending_fills_;
   RangeLock clusters_;  // Guest clusters that get or lose host clusters.
 
+  std::optional<ChainMap> chain_map_;  // Where there is more than one layer to pass by.
+  std::vector<Image*> beneath_;        // The layers it speaks of, from the first one down.
   std::optional<bool> has_unwritten_clusters_;
 
   bool prepared_ = false;
   AsyncMutex preparing_;
   absl::Status damage_;  // Not OK once marked corrupt.
 
-  const size_t dirty_limit_;  // L2 slices.
+  const uint64_t dirty_limit_;  // L2 slices.
   AsyncMutex committing_;
   std::shared_ptr<Round> next_round_;  // Shared by all who wait for its result.
   bool commit_planned_ = false;

@@ -26,6 +26,10 @@ void Image::NoteDirty() {
   }
 }
 
+bool Image::IsTooDirty() const {
+  return cache_.dirty_count(MetadataKind::kL2Table) > 4 * dirty_limit_;
+}
+
 Task<void> Image::CommitLater() {
   const absl::Status slept = co_await loop_.SleepFor(options_.commit_age, background_.stop_token());
   commit_planned_ = false;

@@ -129,9 +129,7 @@ Task<absl::Status> Image::PlaceCompressed(uint64_t guest_offset, std::span<const
   FreeOld(old);
   map_.Set(slice, guest_offset, placed);
   NoteDirty();
-  if (cache_.dirty_count(MetadataKind::kL2Table) > 4 * dirty_limit_) {
-    CO_RETURN_IF_ERROR(co_await Commit());
-  }
+  if (IsTooDirty()) CO_RETURN_IF_ERROR(co_await Commit());
   co_return absl::OkStatus();
 }
 

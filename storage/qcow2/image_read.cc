@@ -14,6 +14,11 @@ Task<absl::Status> Image::Read(uint64_t offset, IoVecs dst) {
   const uint64_t length = TotalSize(dst);
   CO_RETURN_IF_ERROR(CheckRequest(file_->name(), geometry_, offset, length));
   if (length == 0) co_return absl::OkStatus();
+  const std::optional<MappedRun> run = map_.LookupCached(offset, length);
+  if (run.has_value() && run->length == length) {
+    const absl::Status status = co_await ReadRun(*run, offset, dst);
+    co_return status;
+  }
   const absl::Status status = co_await ReadBytes(offset, dst);
   co_return status;
 }
@@ -80,8 +85,40 @@ uint64_t Image::BackingEnd() const {
   return std::min(backing_->geometry().size_bytes, geometry_.size_bytes);
 }
 
+// Found once; what is not in memory yet is for the reader that comes there to load.
+ChainMap::Answer Image::LayersWithout(uint64_t cluster) {
+  if (const std::optional<ChainMap::Answer> known = chain_map_->Find(cluster)) return *known;
+  if (beneath_.empty()) {
+    for (Image* layer = backing_image_; layer != nullptr; layer = layer->backing_image_) {
+      beneath_.push_back(layer);
+    }
+  }
+  const uint64_t bytes = layout_.cluster_bytes();
+  ChainMap::Answer answer = {.whole = true};
+  uint64_t end = BackingEnd();
+  while (answer.layers < beneath_.size() && beneath_[answer.layers]->debug_ == nullptr) {
+    Image& layer = *beneath_[answer.layers];
+    const std::optional<MappedRun> run =
+        cluster + bytes <= end ? layer.map_.LookupCached(cluster, bytes) : MappedRun{.length = 0};
+    if (!run.has_value()) return {.layers = answer.layers, .whole = false};
+    answer.whole = run->length == bytes;
+    if (!answer.whole || !std::holds_alternative<Unallocated>(run->mapping)) break;
+    end = layer.BackingEnd();
+    ++answer.layers;
+  }
+  chain_map_->Learn(cluster, answer);
+  return answer;
+}
+
 Image* Image::LowestEmptyLayer(uint64_t offset, uint64_t length) {
   Image* layer = this;
+  const uint64_t cluster = layout_.cluster_start(offset);
+  const uint64_t end = cluster + layout_.cluster_bytes();
+  if (chain_map_.has_value() && offset + length <= end && end <= BackingEnd()) {
+    const ChainMap::Answer answer = LayersWithout(cluster);
+    if (answer.layers > 0) layer = beneath_[answer.layers - 1];
+    if (answer.whole) return layer;
+  }
   while (layer->backing_image_ != nullptr && layer->backing_image_->debug_ == nullptr &&
          offset + length <= layer->BackingEnd()) {
     const std::optional<MappedRun> run = layer->backing_image_->map_.LookupCached(offset, length);
@@ -99,16 +136,23 @@ Task<absl::Status> Image::ReadBacking(uint64_t offset, IoVecs dst) {
   Image* const layer = debug_ == nullptr ? LowestEmptyLayer(offset, length) : this;
   const uint64_t end = layer->BackingEnd();
   const uint64_t stored = offset < end ? std::min(length, end - offset) : 0;
-  if (stored == length) {
-    const absl::Status status = co_await layer->backing_->Read(offset, dst);
+  IoVecList part;
+  if (stored < length) {
+    const IoVecList rest = Slice(dst, stored, length - stored);
+    FillIoVecs(rest, 0);
+    if (stored == 0) co_return absl::OkStatus();
+    part = Slice(dst, 0, stored);
+    dst = part;
+  }
+  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kReadBackingAio);
+  Image* const next = layer->backing_image_;
+  std::optional<MappedRun> run;
+  if (next != nullptr) run = next->map_.LookupCached(offset, stored);
+  if (run.has_value() && run->length == stored) {
+    const absl::Status status = co_await next->ReadRun(*run, offset, dst);
     co_return status;
   }
-  const IoVecList rest = Slice(dst, stored, length - stored);
-  FillIoVecs(rest, 0);
-  if (stored == 0) co_return absl::OkStatus();
-  const IoVecList first = Slice(dst, 0, stored);
-  if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kReadBackingAio);
-  const absl::Status status = co_await layer->backing_->Read(offset, first);
+  const absl::Status status = co_await layer->backing_->Read(offset, dst);
   co_return status;
 }
 

@@ -88,9 +88,7 @@ Task<absl::Status> Image::MapRawData(uint64_t begin, uint64_t end) {
                 .allocated = SubclusterMask(0, layout_.subclusters())});
     }
     NoteDirty();
-    if (cache_.dirty_count(MetadataKind::kL2Table) > 4 * dirty_limit_) {
-      CO_RETURN_IF_ERROR(co_await Commit());
-    }
+    if (IsTooDirty()) CO_RETURN_IF_ERROR(co_await Commit());
   }
   co_return absl::OkStatus();
 }

@@ -39,7 +39,11 @@ Task<absl::Status> Image::WriteBytes(uint64_t offset, IoVecs src) {
   uint64_t done = 0;
   while (done < length) {
     const uint64_t at = offset + done;
-    CO_ASSIGN_OR_RETURN(const MappedRun run, co_await map_.Lookup(at, length - done));
+    std::optional<MappedRun> cached = map_.LookupCached(at, length - done);
+    if (!cached.has_value()) {
+      CO_ASSIGN_OR_RETURN(cached, co_await map_.Lookup(at, length - done));
+    }
+    const MappedRun& run = *cached;
     if (const auto* invalid = std::get_if<Invalid>(&run.mapping)) {
       const absl::Status status = co_await OnInvalid(at, *invalid);
       co_return status;
@@ -168,9 +172,7 @@ Task<absl::StatusOr<uint64_t>> Image::AllocateAndWrite(uint64_t guest_offset, Io
   }
   co_await EndFill(pending, true);
   NoteDirty();
-  if (cache_.dirty_count(MetadataKind::kL2Table) > 4 * dirty_limit_) {
-    CO_RETURN_IF_ERROR(co_await Commit());
-  }
+  if (IsTooDirty()) CO_RETURN_IF_ERROR(co_await Commit());
   co_return stop - guest_offset;
 }
 

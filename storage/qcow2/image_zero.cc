@@ -51,6 +51,7 @@ Task<absl::Status> Image::ChangeClusters(uint64_t begin, uint64_t end, Change ch
     }
     const uint64_t stop = std::min(map_.SliceEnd(at), end);
     CO_ASSIGN_OR_RETURN(at, co_await ChangeInSlice(at, stop, change));
+    if (IsTooDirty()) CO_RETURN_IF_ERROR(co_await Commit());
     if (at == stop) continue;
     // Subclusters of a compressed cluster.
     const uint64_t next = std::min(stop, layout_.cluster_start(at) + layout_.cluster_bytes());

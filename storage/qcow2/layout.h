@@ -33,26 +33,36 @@ struct Layout {
     return static_cast<uint32_t>(offset_in_cluster(guest_offset) >> subcluster_bits());
   }
 
-  uint64_t l2_entries() const { return cluster_bytes() / l2_entry_bytes; }
+  // All of these are powers of two: a look-up shifts and divides nothing.
+  uint32_t l2_entry_bits() const { return extended_l2() ? 4 : 3; }  // Of its bytes.
+  uint32_t l2_bits() const { return cluster_bits - l2_entry_bits(); }
+  uint64_t l2_entries() const { return uint64_t{1} << l2_bits(); }
   uint64_t guest_bytes_per_l2() const { return l2_entries() << cluster_bits; }
-  uint64_t l1_index(uint64_t guest_offset) const { return guest_offset / guest_bytes_per_l2(); }
+  uint64_t l1_index(uint64_t guest_offset) const {
+    return cluster_index(guest_offset) >> l2_bits();
+  }
   uint64_t l2_index(uint64_t guest_offset) const {
     return cluster_index(guest_offset) & (l2_entries() - 1);
   }
   uint64_t l1_entries_for(uint64_t guest_bytes) const {
-    return guest_bytes / guest_bytes_per_l2() + (guest_bytes % guest_bytes_per_l2() != 0 ? 1 : 0);
+    return l1_index(guest_bytes) + ((guest_bytes & (guest_bytes_per_l2() - 1)) != 0 ? 1 : 0);
   }
 
   uint32_t refcount_bits() const { return uint32_t{1} << refcount_order; }
   uint64_t max_refcount() const {
     return refcount_order == 6 ? ~uint64_t{0} : (uint64_t{1} << refcount_bits()) - 1;
   }
-  uint64_t refcounts_per_block() const { return cluster_bytes() * 8 / refcount_bits(); }
+  uint64_t refcounts_per_block() const {
+    return uint64_t{1} << (cluster_bits + 3 - refcount_order);
+  }
 
   // A slice is what metadata is loaded, kept and written in: an aligned piece of one cluster.
-  uint64_t slice_bytes() const { return std::min<uint64_t>(cluster_bytes(), 4096); }
-  uint64_t l2_entries_per_slice() const { return slice_bytes() / l2_entry_bytes; }
-  uint64_t refcounts_per_slice() const { return slice_bytes() * 8 / refcount_bits(); }
+  uint32_t slice_bits() const { return std::min<uint32_t>(cluster_bits, 12); }
+  uint64_t slice_bytes() const { return uint64_t{1} << slice_bits(); }
+  uint64_t l2_entries_per_slice() const { return uint64_t{1} << (slice_bits() - l2_entry_bits()); }
+  uint64_t refcounts_per_slice() const {
+    return uint64_t{1} << (slice_bits() + 3 - refcount_order);
+  }
 };
 
 }  // namespace vireo::qcow2

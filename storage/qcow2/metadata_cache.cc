@@ -18,31 +18,33 @@ constexpr size_t kReadAhead = 16;
 }  // namespace
 
 MetadataCache::MetadataCache(EventLoop& loop, File& file, const Layout& layout,
-                             uint64_t limit_bytes)
+                             std::shared_ptr<CacheBudget> budget)
     : loop_(loop),
       file_(file),
       debug_(file.debug_events()),
       layout_(layout),
       slice_bytes_(layout.slice_bytes()),
-      limit_slices_(std::max<uint64_t>((limit_bytes - limit_bytes / 8) / slice_bytes_, 4)),
-      runs_(layout, limit_bytes / 8) {}
+      budget_(std::move(budget)),
+      slabs_(budget_->Slabs(slice_bytes_)),
+      runs_(layout, budget_->runs()) {}
 
 MetadataCache::~MetadataCache() {
-  for (const Entry* entry : clock_) {
+  for (const auto& [host_offset, entry] : entries_) {
     VIREO_CHECK(entry->pins == 0, "a cache outlives its users");
+    budget_->Leave(entry.get());
   }
 }
 
 std::span<uint8_t> MetadataCache::Slice::MutableBytes() {
   Entry& entry = *entry_;
-  if (entry.writing && entry.frozen == nullptr) {
+  if (entry.writing && !entry.frozen.valid()) {
     entry.frozen = std::move(entry.bytes);
-    entry.bytes = AllocateAligned(cache_->slice_bytes_);
+    entry.bytes = cache_->slabs_.Take();
     std::memcpy(entry.bytes.get(), entry.frozen.get(), cache_->slice_bytes_);
   }
   if (!entry.dirty) {
     if (entry.kind == MetadataKind::kL2Table) {
-      cache_->NotRestorable(&entry);
+      cache_->budget_->LeaveRestorable(&entry);
       cache_->runs_.Forget(entry.host_offset);
     }
     cache_->MarkDirty(&entry);
@@ -66,15 +68,14 @@ MetadataCache::Slice MetadataCache::Find(uint64_t host_offset) {
 }
 
 MetadataCache::Entry* MetadataCache::Add(MetadataKind kind, uint64_t host_offset) {
-  MakeRoom();
+  budget_->MakeRoom(slice_bytes_);
   auto owned = std::make_unique<Entry>();
   Entry* const entry = owned.get();
+  entry->owner = this;
   entry->kind = kind;
   entry->host_offset = host_offset;
-  entry->bytes = spare_ != nullptr ? std::move(spare_) : AllocateAligned(slice_bytes_);
-  entry->used = true;
-  entry->clock_index = clock_.size();
-  clock_.push_back(entry);
+  entry->bytes = slabs_.Take();
+  budget_->Enter(entry);
   entries_.emplace(host_offset, std::move(owned));
   return entry;
 }
@@ -88,28 +89,8 @@ MetadataCache::Entry* MetadataCache::Restore(uint64_t host_offset) {
     return nullptr;
   }
   entry->loaded = true;
-  KeepRestorable(entry);
+  budget_->EnterRestorable(entry);
   return entry;
-}
-
-void MetadataCache::KeepRestorable(Entry* entry) {
-  Entry*& place = ring_[ring_next_];
-  Entry* const oldest = place;
-  if (oldest != nullptr) {
-    NotRestorable(oldest);
-    // In use: it stays as the others do.
-    if (oldest->pins == 0 && !oldest->dirty && !oldest->writing) Erase(oldest);
-  }
-  place = entry;
-  entry->restorable = true;
-  entry->ring_index = ring_next_;
-  ring_next_ = (ring_next_ + 1) % std::min(kRestorable, limit_slices_);
-}
-
-void MetadataCache::NotRestorable(Entry* entry) {
-  if (!entry->restorable) return;
-  entry->restorable = false;
-  ring_[entry->ring_index] = nullptr;
 }
 
 size_t MetadataCache::ReadAhead(MetadataKind kind, uint64_t host_offset) const {
@@ -120,8 +101,8 @@ size_t MetadataCache::ReadAhead(MetadataKind kind, uint64_t host_offset) const {
   const bool known = previous != entries_.end() && previous->second->kind == kind;
   if (!known && !runs_.Contains(before)) return 1;
   const uint64_t end = layout_.cluster_start(host_offset) + layout_.cluster_bytes();
-  const size_t most = std::min(
-      {kReadAhead, limit_slices_ / 8, static_cast<size_t>((end - host_offset) / slice_bytes_)});
+  const size_t most =
+      std::min<uint64_t>({kReadAhead, limit_slices() / 8, (end - host_offset) / slice_bytes_});
   size_t count = 1;
   while (count < most && !entries_.contains(host_offset + count * slice_bytes_) &&
          !runs_.Contains(host_offset + count * slice_bytes_)) {
@@ -177,7 +158,7 @@ void MetadataCache::EndLoad(Entry* entry, absl::Status status) {
   entry->load_status = std::move(status);
   if (!entry->load_status.ok()) {
     // Those who wait hear of it; whoever comes next reads again.
-    RemoveFromClock(entry);
+    budget_->Leave(entry);
     entries_.find(entry->host_offset)->second.release();
     entries_.erase(entry->host_offset);
     entry->orphan = true;
@@ -189,51 +170,29 @@ void MetadataCache::EndLoad(Entry* entry, absl::Status status) {
   if (vet_) entry->suspicious = vet_(entry->kind, bytes);
   if (entry->kind == MetadataKind::kL2Table && !entry->suspicious &&
       runs_.Learn(entry->host_offset, bytes)) {
-    KeepRestorable(entry);
+    budget_->EnterRestorable(entry);
   }
   entry->load_ended.Set();
 }
 
-void MetadataCache::MakeRoom() {
-  // Two rounds at most: the first clears the marks of use. What is dirty or in use stays, and may
-  // keep the cache above its limit for a while.
-  size_t steps = clock_.size() < limit_slices_ ? 0 : 2 * clock_.size();
-  while (steps > 0 && clock_.size() >= limit_slices_) {
-    --steps;
-    if (hand_ >= clock_.size()) hand_ = 0;
-    Entry* const entry = clock_[hand_];
-    if (entry->pins > 0 || entry->dirty || entry->writing) {
-      ++hand_;
-    } else if (entry->used) {
-      entry->used = false;
-      ++hand_;
-    } else {
-      // Written since it was read, it may have become one that needs no bytes.
-      if (entry->kind == MetadataKind::kL2Table && !entry->suspicious && !entry->restorable) {
-        runs_.Learn(entry->host_offset, {entry->bytes.get(), slice_bytes_});
-      }
-      Erase(entry);  // Another has taken its place under the hand.
-    }
+void MetadataCache::Evict(CacheBudget::Member* member) {
+  Entry* const entry = static_cast<Entry*>(member);
+  // Written since it was read, it may have become one that needs no bytes.
+  if (entry->kind == MetadataKind::kL2Table && !entry->suspicious && !entry->restorable) {
+    runs_.Learn(entry->host_offset, {entry->bytes.get(), slice_bytes_});
   }
+  Erase(entry);
 }
 
 void MetadataCache::Erase(Entry* entry) {
   VIREO_CHECK(entry->pins == 0 && !entry->writing, "only idle slices are dropped");
-  NotRestorable(entry);
   if (entry->dirty) {
     const size_t kind = static_cast<size_t>(entry->kind);
     --dirty_counts_[kind];
     std::erase(dirty_[kind], entry);
   }
-  RemoveFromClock(entry);
-  spare_ = std::move(entry->bytes);
+  budget_->Leave(entry);
   entries_.erase(entry->host_offset);
-}
-
-void MetadataCache::RemoveFromClock(Entry* entry) {
-  clock_.back()->clock_index = entry->clock_index;
-  clock_[entry->clock_index] = clock_.back();
-  clock_.pop_back();
 }
 
 void MetadataCache::Forget(uint64_t cluster_offset) {
@@ -263,7 +222,7 @@ Task<void> MetadataCache::WriteRun(std::span<Entry* const> run, absl::Status* st
   std::vector<iovec> parts;
   parts.reserve(run.size());
   for (const Entry* entry : run) {
-    uint8_t* const bytes = entry->frozen != nullptr ? entry->frozen.get() : entry->bytes.get();
+    uint8_t* const bytes = entry->frozen.valid() ? entry->frozen.get() : entry->bytes.get();
     parts.push_back({bytes, slice_bytes_});
   }
   if (debug_ != nullptr) {
@@ -298,9 +257,10 @@ void MetadataCache::Abandon(Frozen frozen) { Thaw(frozen, /*written=*/false); }
 void MetadataCache::Thaw(const Frozen& frozen, bool written) {
   for (Entry* entry : frozen.entries_) {
     entry->writing = false;
-    entry->frozen.reset();
+    entry->frozen.Release();
     if (!written && !entry->dirty) MarkDirty(entry);
   }
+  budget_->MakeRoom(0);  // What had to stay need not any more.
 }
 
 }  // namespace vireo::qcow2

@@ -2,8 +2,9 @@
 //
 // A hit never waits, also while misses are being read; two misses of one slice share one read, and
 // one that goes on where another was reads the rest of the table at once. The cache grows with use
-// up to its limit; slices that are dirty or in use stay. Of L2 slices that can be made again from a
-// few words (slice_runs.h) only the latest are kept as bytes.
+// as far as the budget goes that it shares with those of the disk's other layers (cache_budget.h);
+// slices that are dirty or in use stay. Of L2 slices that can be made again from a few words
+// (slice_runs.h) only the latest are kept as bytes.
 //
 // Which slice may reach the disk when is its users' business: they freeze a set of dirty slices and
 // write that; a slice changed while its old bytes are being written gets new bytes first.
@@ -11,7 +12,6 @@
 #ifndef VIREO_STORAGE_QCOW2_METADATA_CACHE_H_
 #define VIREO_STORAGE_QCOW2_METADATA_CACHE_H_
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -25,35 +25,30 @@
 #include "base/async/async_event.h"
 #include "base/async/event_loop.h"
 #include "base/async/task.h"
-#include "storage/buffer_pool.h"
 #include "storage/debug_events.h"
 #include "storage/file.h"
+#include "storage/qcow2/cache_budget.h"
 #include "storage/qcow2/layout.h"
 #include "storage/qcow2/metadata_set.h"
 #include "storage/qcow2/slice_runs.h"
+#include "storage/qcow2/slice_slabs.h"
 
 namespace vireo::qcow2 {
 
-class MetadataCache {
+class MetadataCache final : private CacheBudget::Owner {
  private:
-  struct Entry {
-    MetadataKind kind;
+  struct Entry : CacheBudget::Member {  // Writing: in a frozen set.
     uint64_t host_offset;
-    AlignedBytes bytes;
-    AlignedBytes frozen;  // What is being written, when `bytes` has moved on since.
-    uint32_t pins = 0;
+    SliceSlabs::Place bytes;
+    SliceSlabs::Place frozen;  // What is being written, when `bytes` has moved on since.
+    MetadataKind kind;
     bool loaded = false;
-    bool dirty = false;
-    bool writing = false;     // In a frozen set.
-    bool used = false;        // Since the clock's hand passed.
     bool suspicious = false;  // See set_vet().
     bool orphan = false;      // Its read failed: gone from the cache, and when unpinned for good.
     AsyncEvent load_ended;
     absl::Status load_status;
-    size_t clock_index = 0;
-    bool restorable = false;  // In the ring of those that runs_ can make again.
-    size_t ring_index = 0;
   };
+  static_assert(sizeof(Entry) + 48 <= CacheBudget::kOverhead);
 
  public:
   // Keeps a slice in memory. Outlived by the cache.
@@ -87,7 +82,8 @@ class MetadataCache {
   };
 
   // `loop` and `file` outlive the cache.
-  MetadataCache(EventLoop& loop, File& file, const Layout& layout, uint64_t limit_bytes);
+  MetadataCache(EventLoop& loop, File& file, const Layout& layout,
+                std::shared_ptr<CacheBudget> budget);
   ~MetadataCache();
   MetadataCache(const MetadataCache&) = delete;
   MetadataCache& operator=(const MetadataCache&) = delete;
@@ -106,8 +102,13 @@ class MetadataCache {
   void Forget(uint64_t cluster_offset);
 
   size_t dirty_count(MetadataKind kind) const { return dirty_counts_[static_cast<size_t>(kind)]; }
-  size_t limit_slices() const { return limit_slices_; }
-  uint64_t memory_bytes() const { return clock_.size() * slice_bytes_ + runs_.memory_bytes(); }
+  // As many as the budget has room for.
+  uint64_t limit_slices() const { return budget_->SliceLimit(slice_bytes_); }
+  const CacheBudget& budget() const { return *budget_; }
+  // Of this cache alone.
+  uint64_t memory_bytes() const {
+    return entries_.size() * (slice_bytes_ + CacheBudget::kOverhead) + runs_.memory_bytes();
+  }
 
   // A set of slices as they were at one moment. Ends in Write() or Abandon().
   class Frozen {
@@ -126,9 +127,6 @@ class MetadataCache {
   void Abandon(Frozen frozen);
 
  private:
-  // Restorable slices that are kept as bytes all the same (4 MiB).
-  static constexpr size_t kRestorable = 1024;
-
   // Slices that one miss reads; the first is the one that was missed.
   using Missed = std::vector<Slice>;
 
@@ -141,31 +139,25 @@ class MetadataCache {
   size_t ReadAhead(MetadataKind kind, uint64_t host_offset) const;
   Task<absl::Status> Load(Missed& missed);
   void EndLoad(Entry* entry, absl::Status status);
-  void KeepRestorable(Entry* entry);
-  void NotRestorable(Entry* entry);
+  // From the budget.
+  void Evict(CacheBudget::Member* member) override;
 
   Task<void> WriteRun(std::span<Entry* const> run, absl::Status* status);
   void Thaw(const Frozen& frozen, bool written);
-  void MakeRoom();
   void Erase(Entry* entry);
-  void RemoveFromClock(Entry* entry);
 
   EventLoop& loop_;
   File& file_;
   DebugEvents* const debug_;  // Null unless a test injects faults (debug_events.h).
   const Layout layout_;
   const uint64_t slice_bytes_;
-  const size_t limit_slices_;
+  const std::shared_ptr<CacheBudget> budget_;
+  SliceSlabs& slabs_;
   absl::AnyInvocable<bool(MetadataKind, std::span<const uint8_t>) const> vet_;
   absl::flat_hash_map<uint64_t, std::unique_ptr<Entry>> entries_;  // By host offset.
-  std::vector<Entry*> clock_;
-  size_t hand_ = 0;
   size_t dirty_counts_[8] = {};
   std::vector<Entry*> dirty_[8];  // By kind, in the order they became dirty.
-  AlignedBytes spare_;            // Of the slice that went last, for the next one.
   SliceRuns runs_;
-  std::array<Entry*, kRestorable> ring_ = {};  // Null where nobody is.
-  size_t ring_next_ = 0;
 };
 
 }  // namespace vireo::qcow2

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <vector>
 
 #include "base/async/task_scope.h"
@@ -12,6 +13,8 @@ namespace vireo::qcow2 {
 namespace {
 
 constexpr Layout kLayout = {.cluster_bits = 16};
+
+std::shared_ptr<CacheBudget> Budget(uint64_t bytes) { return std::make_shared<CacheBudget>(bytes); }
 
 class MetadataCacheTest : public testing::Test {
  protected:
@@ -33,7 +36,7 @@ class MetadataCacheTest : public testing::Test {
 };
 
 TEST_F(MetadataCacheTest, TwoMissesShareOneRead) {
-  MetadataCache cache(*loop_, file_, kLayout, 1 << 20);
+  MetadataCache cache(*loop_, file_, kLayout, Budget(1 << 20));
   std::vector<absl::Status> statuses(5, absl::UnknownError("not ended"));
   EventLoop::CurrentScope current(*loop_);
   TaskScope scope(*loop_);
@@ -44,7 +47,7 @@ TEST_F(MetadataCacheTest, TwoMissesShareOneRead) {
 }
 
 TEST_F(MetadataCacheTest, AHitNeedsNoLoop) {
-  MetadataCache cache(*loop_, file_, kLayout, 1 << 20);
+  MetadataCache cache(*loop_, file_, kLayout, Budget(1 << 20));
   medium_.bytes[8192] = 42;
   ASSERT_TRUE(Get(cache, 8192).ok());
   const MetadataCache::Slice slice = cache.Find(8192);
@@ -56,7 +59,7 @@ TEST_F(MetadataCacheTest, AHitNeedsNoLoop) {
 TEST_F(MetadataCacheTest, AFailedReadTellsAllWhoWaitAndIsTriedAgain) {
   FaultyMedium medium(std::vector<uint8_t>(1 << 16), 1);
   FaultyFile file(*loop_, medium);
-  MetadataCache cache(*loop_, file, kLayout, 1 << 20);
+  MetadataCache cache(*loop_, file, kLayout, Budget(1 << 20));
   medium.FailAfter(0, EIO);
   std::vector<absl::Status> statuses(3);
   EventLoop::CurrentScope current(*loop_);
@@ -69,7 +72,7 @@ TEST_F(MetadataCacheTest, AFailedReadTellsAllWhoWaitAndIsTriedAgain) {
 }
 
 TEST_F(MetadataCacheTest, StaysWithinItsLimitAndKeepsWhatIsDirty) {
-  MetadataCache cache(*loop_, file_, kLayout, 8 * 4096);
+  MetadataCache cache(*loop_, file_, kLayout, Budget(8 * 4096));
   {
     absl::StatusOr<MetadataCache::Slice> slice = Get(cache, 0);
     ASSERT_TRUE(slice.ok());
@@ -91,11 +94,12 @@ void Scatter(std::vector<uint8_t>& bytes) {
 
 TEST_F(MetadataCacheTest, AMissThatGoesOnReadsTheRestOfTheTable) {
   Scatter(medium_.bytes);
-  MetadataCache cache(*loop_, file_, kLayout, 1 << 20);
+  MetadataCache cache(*loop_, file_, kLayout, Budget(1 << 20));
   ASSERT_TRUE(Get(cache, 65536).ok());
   ASSERT_TRUE(Get(cache, 65536 + 4096).ok());
   EXPECT_EQ(medium_.reads, 2u);
-  EXPECT_EQ(cache.memory_bytes(), 16u * 4096);
+  EXPECT_EQ(cache.memory_bytes(), 16u * (4096 + CacheBudget::kOverhead));
+  EXPECT_EQ(cache.memory_bytes(), cache.budget().memory_bytes());
   EXPECT_TRUE(cache.Find(65536 + 15 * 4096).valid());
   EXPECT_FALSE(cache.Find(65536 + 16 * 4096).valid());
   // On into the next table: all of it.
@@ -109,7 +113,7 @@ TEST_F(MetadataCacheTest, OneBadSliceDoesNotFailItsNeighbours) {
   Scatter(bytes);
   FaultyMedium medium(bytes, 1);
   FaultyFile file(*loop_, medium);
-  MetadataCache cache(*loop_, file, kLayout, 1 << 20);
+  MetadataCache cache(*loop_, file, kLayout, Budget(1 << 20));
   ASSERT_TRUE(Get(cache, 65536).ok());
   medium.FailAfter(0, EIO);  // The read of all the rest.
   EXPECT_TRUE(Get(cache, 65536 + 4096).ok());
@@ -118,7 +122,7 @@ TEST_F(MetadataCacheTest, OneBadSliceDoesNotFailItsNeighbours) {
 }
 
 TEST_F(MetadataCacheTest, WhatCanBeRestoredNeedsNoSecondRead) {
-  MetadataCache cache(*loop_, file_, kLayout, 16 * 4096);
+  MetadataCache cache(*loop_, file_, kLayout, Budget(16 * 4096));
   for (uint64_t offset = 0; offset < (1 << 20); offset += 4096) {
     ASSERT_TRUE(Get(cache, offset).ok());
   }
@@ -133,7 +137,7 @@ TEST_F(MetadataCacheTest, WhatCanBeRestoredNeedsNoSecondRead) {
 }
 
 TEST_F(MetadataCacheTest, WhatChangedIsNotRestoredAsItWas) {
-  MetadataCache cache(*loop_, file_, kLayout, 16 * 4096);
+  MetadataCache cache(*loop_, file_, kLayout, Budget(16 * 4096));
   {
     absl::StatusOr<MetadataCache::Slice> slice = Get(cache, 65536);
     ASSERT_TRUE(slice.ok());
@@ -154,7 +158,7 @@ TEST_F(MetadataCacheTest, WhatChangedIsNotRestoredAsItWas) {
 }
 
 TEST_F(MetadataCacheTest, AFrozenSliceIsWrittenAsItWas) {
-  MetadataCache cache(*loop_, file_, kLayout, 1 << 20);
+  MetadataCache cache(*loop_, file_, kLayout, Budget(1 << 20));
   absl::StatusOr<MetadataCache::Slice> slice = Get(cache, 4096);
   ASSERT_TRUE(slice.ok());
   slice->MutableBytes()[0] = 1;
@@ -169,8 +173,31 @@ TEST_F(MetadataCacheTest, AFrozenSliceIsWrittenAsItWas) {
   slice->MutableBytes();
 }
 
+TEST_F(MetadataCacheTest, AFrozenCopyCountsUntilItIsWritten) {
+  Scatter(medium_.bytes);
+  MetadataCache cache(*loop_, file_, kLayout, Budget(1 << 20));
+  constexpr uint64_t kOne = 4096 + CacheBudget::kOverhead;
+  {
+    absl::StatusOr<MetadataCache::Slice> slice = Get(cache, 4096);
+    ASSERT_TRUE(slice.ok());
+    slice->MutableBytes()[0] = 1;
+    MetadataCache::Frozen frozen = cache.Freeze(MetadataKind::kL2Table);
+    EXPECT_EQ(cache.budget().memory_bytes(), kOne);
+    slice->MutableBytes()[0] = 2;
+    EXPECT_EQ(cache.budget().memory_bytes(), kOne + 4096);
+    ASSERT_TRUE(loop_->RunTask(cache.Write(std::move(frozen))).ok());
+  }
+  EXPECT_EQ(cache.budget().memory_bytes(), kOne);
+}
+
+TEST_F(MetadataCacheTest, NothingIsTakenBeforeItIsUsed) {
+  const MetadataCache cache(*loop_, file_, kLayout, Budget(1 << 20));
+  EXPECT_EQ(cache.memory_bytes(), 0u);
+  EXPECT_EQ(cache.budget().memory_bytes(), 0u);
+}
+
 TEST_F(MetadataCacheTest, NeighboursAreWrittenTogether) {
-  MetadataCache cache(*loop_, file_, kLayout, 1 << 20);
+  MetadataCache cache(*loop_, file_, kLayout, Budget(1 << 20));
   for (uint64_t offset = 0; offset < 16 * 4096; offset += 4096) {
     absl::StatusOr<MetadataCache::Slice> slice = Get(cache, offset);
     ASSERT_TRUE(slice.ok());
@@ -183,7 +210,7 @@ TEST_F(MetadataCacheTest, NeighboursAreWrittenTogether) {
 TEST_F(MetadataCacheTest, WhatCouldNotBeWrittenIsDirtyAgain) {
   FaultyMedium medium(std::vector<uint8_t>(1 << 16), 1);
   FaultyFile file(*loop_, medium);
-  MetadataCache cache(*loop_, file, kLayout, 1 << 20);
+  MetadataCache cache(*loop_, file, kLayout, Budget(1 << 20));
   {
     absl::StatusOr<MetadataCache::Slice> slice = Get(cache, 0);
     ASSERT_TRUE(slice.ok());

@@ -590,6 +590,10 @@ Task<absl::Status> Refcounts::Decrement(HostRun run, std::vector<HostRun>* free)
       }
       ++cluster;
     } while (cluster < end && IndexInSlice(cluster) != 0);
+    if (cache_.dirty_count(MetadataKind::kRefcountBlock) <= cache_.limit_slices() / 8) continue;
+    // A large discard changes more counts than the cache is to hold.
+    const absl::Status written = co_await WriteBlocks();
+    if (!written.ok()) LogDebug("%s", written.ToString());  // Still dirty: the next one tells.
   }
   co_return absl::OkStatus();
 }

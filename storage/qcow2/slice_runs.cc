@@ -1,8 +1,8 @@
 #include "storage/qcow2/slice_runs.h"
 
-#include <algorithm>
 #include <cstring>
 
+#include "base/check.h"
 #include "base/endian.h"
 
 namespace vireo::qcow2 {
@@ -21,12 +21,34 @@ void StoreWord(std::span<uint8_t> slice, size_t index, uint64_t value) {
 
 }  // namespace
 
-SliceRuns::SliceRuns(const Layout& layout, uint64_t limit_bytes)
+RunsLimit::~RunsLimit() { VIREO_CHECK(users_.empty(), "a limit outlives those it limits"); }
+
+bool RunsLimit::Reserve(uint64_t bytes) {
+  if (bytes > limit_bytes_) return false;
+  while (used_bytes_ + bytes > limit_bytes_) {
+    SliceRuns* largest = users_.front();
+    for (SliceRuns* user : users_) {
+      if (user->memory_bytes() > largest->memory_bytes()) largest = user;
+    }
+    largest->ForgetAll();
+  }
+  used_bytes_ += bytes;
+  return true;
+}
+
+SliceRuns::SliceRuns(const Layout& layout, RunsLimit& limit)
     : layout_(layout),
       slices_per_table_(layout.cluster_bytes() / layout.slice_bytes()),
       // With what the hash map and the heap add.
       table_bytes_(slices_per_table_ * sizeof(Run) + 40),
-      limit_tables_(std::max<uint64_t>(limit_bytes / table_bytes_, 1)) {}
+      limit_(limit) {
+  limit_.users_.push_back(this);
+}
+
+SliceRuns::~SliceRuns() {
+  ForgetAll();
+  std::erase(limit_.users_, this);
+}
 
 const SliceRuns::Run* SliceRuns::Find(uint64_t host_offset) const {
   const auto table = tables_.find(layout_.cluster_start(host_offset));
@@ -50,8 +72,7 @@ bool SliceRuns::Learn(uint64_t host_offset, std::span<const uint8_t> slice) {
   const uint64_t cluster = layout_.cluster_start(host_offset);
   auto table = tables_.find(cluster);
   if (table == tables_.end()) {
-    // What was learnt can be read again; a disk that needs more than this is rare.
-    if (tables_.size() >= limit_tables_) tables_.clear();
+    if (!limit_.Reserve(table_bytes_)) return false;
     table = tables_.emplace(cluster, std::make_unique<Run[]>(slices_per_table_)).first;
   }
   table->second[IndexInTable(host_offset)] = run;
@@ -73,6 +94,15 @@ bool SliceRuns::Restore(uint64_t host_offset, std::span<uint8_t> slice) const {
 void SliceRuns::Forget(uint64_t host_offset) {
   const auto table = tables_.find(layout_.cluster_start(host_offset));
   if (table != tables_.end()) table->second[IndexInTable(host_offset)].valid = false;
+}
+
+void SliceRuns::ForgetCluster(uint64_t cluster_offset) {
+  if (tables_.erase(cluster_offset) != 0) limit_.used_bytes_ -= table_bytes_;
+}
+
+void SliceRuns::ForgetAll() {
+  limit_.used_bytes_ -= memory_bytes();
+  tables_.clear();
 }
 
 }  // namespace vireo::qcow2

@@ -12,18 +12,46 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "storage/qcow2/layout.h"
 
 namespace vireo::qcow2 {
 
+class SliceRuns;
+
+// What several SliceRuns may take together: those of the layers of one disk.
+class RunsLimit {
+ public:
+  explicit RunsLimit(uint64_t limit_bytes) : limit_bytes_(limit_bytes) {}
+  ~RunsLimit();
+  RunsLimit(const RunsLimit&) = delete;
+  RunsLimit& operator=(const RunsLimit&) = delete;
+
+  uint64_t memory_bytes() const { return used_bytes_; }
+
+ private:
+  friend class SliceRuns;
+  // Room for `bytes` more, for which the largest of them may have to forget everything; false if
+  // there is none. What was learnt can be read again.
+  bool Reserve(uint64_t bytes);
+
+  const uint64_t limit_bytes_;
+  uint64_t used_bytes_ = 0;
+  std::vector<SliceRuns*> users_;
+};
+
 class SliceRuns {
  public:
-  // Keeps at most about `limit_bytes`.
-  SliceRuns(const Layout& layout, uint64_t limit_bytes);
+  // `limit` outlives the object.
+  SliceRuns(const Layout& layout, RunsLimit& limit);
+  ~SliceRuns();
+  SliceRuns(const SliceRuns&) = delete;
+  SliceRuns& operator=(const SliceRuns&) = delete;
 
-  // Keeps the slice of an L2 table at `host_offset`; false if it is of no such kind.
+  // Keeps the slice of an L2 table at `host_offset`; false if it is of no such kind, or if
+  // there is no room.
   bool Learn(uint64_t host_offset, std::span<const uint8_t> slice);
   // Makes the bytes of a slice that is kept; false if it is not.
   bool Restore(uint64_t host_offset, std::span<uint8_t> slice) const;
@@ -31,11 +59,13 @@ class SliceRuns {
 
   void Forget(uint64_t host_offset);
   // All slices of one cluster.
-  void ForgetCluster(uint64_t cluster_offset) { tables_.erase(cluster_offset); }
+  void ForgetCluster(uint64_t cluster_offset);
 
-  size_t memory_bytes() const { return tables_.size() * table_bytes_; }
+  uint64_t memory_bytes() const { return tables_.size() * table_bytes_; }
 
  private:
+  friend class RunsLimit;
+
   // Entry number n is `first` + n * `step`, in host byte order; with extended L2 its bitmap is
   // `bitmap`.
   struct Run {
@@ -45,6 +75,7 @@ class SliceRuns {
     bool valid = false;
   };
 
+  void ForgetAll();
   const Run* Find(uint64_t host_offset) const;
   uint64_t IndexInTable(uint64_t host_offset) const {
     return layout_.offset_in_cluster(host_offset) / layout_.slice_bytes();
@@ -53,7 +84,7 @@ class SliceRuns {
   const Layout layout_;
   const uint64_t slices_per_table_;
   const size_t table_bytes_;
-  const size_t limit_tables_;
+  RunsLimit& limit_;
   absl::flat_hash_map<uint64_t, std::unique_ptr<Run[]>> tables_;  // By host offset.
 };
 

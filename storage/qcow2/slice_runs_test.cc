@@ -34,7 +34,8 @@ class SliceRunsTest : public testing::Test {
     EXPECT_EQ(restored, slice);
   }
 
-  SliceRuns runs_{kLayout, 1 << 20};
+  RunsLimit limit_{1 << 20};
+  SliceRuns runs_{kLayout, limit_};
 };
 
 TEST_F(SliceRunsTest, KeepsWhatIsAllEqual) {
@@ -47,7 +48,7 @@ TEST_F(SliceRunsTest, KeepsWhatIsAllEqual) {
 TEST_F(SliceRunsTest, KeepsDataInOrder) { ExpectKept(runs_, Contiguous()); }
 
 TEST_F(SliceRunsTest, KeepsExtendedEntries) {
-  SliceRuns runs(kExtended, 1 << 20);
+  SliceRuns runs(kExtended, limit_);
   std::vector<uint8_t> slice(4096);
   for (uint64_t i = 0; i < 256; ++i) {
     Store(slice, 2 * i, kEntryCopied | (0x1000000 + (i << 16)));
@@ -78,11 +79,37 @@ TEST_F(SliceRunsTest, Forgets) {
 }
 
 TEST_F(SliceRunsTest, MemoryIsBounded) {
-  SliceRuns runs(kLayout, 10000);
+  RunsLimit limit(10000);
+  SliceRuns runs(kLayout, limit);
   for (uint64_t table = 1; table < 1000; ++table) {
     ASSERT_TRUE(runs.Learn(table << 16, Contiguous()));
     EXPECT_LE(runs.memory_bytes(), 10000u);
+    EXPECT_EQ(runs.memory_bytes(), limit.memory_bytes());
   }
+}
+
+TEST_F(SliceRunsTest, SeveralShareOneLimitAndTheLargestForgets) {
+  RunsLimit limit(10000);
+  SliceRuns small(kLayout, limit);
+  ASSERT_TRUE(small.Learn(kTable, Contiguous()));
+  {
+    SliceRuns large(kLayout, limit);
+    for (uint64_t table = 1; table < 1000; ++table) {
+      ASSERT_TRUE(large.Learn(table << 16, Contiguous()));
+      EXPECT_LE(limit.memory_bytes(), 10000u);
+      EXPECT_EQ(small.memory_bytes() + large.memory_bytes(), limit.memory_bytes());
+    }
+    EXPECT_TRUE(small.Contains(kTable));
+  }
+  EXPECT_EQ(small.memory_bytes(), limit.memory_bytes());
+}
+
+TEST_F(SliceRunsTest, WhereThereIsNoRoomNothingIsLearnt) {
+  RunsLimit limit(100);
+  SliceRuns runs(kLayout, limit);
+  EXPECT_FALSE(runs.Learn(kTable, Contiguous()));
+  EXPECT_FALSE(runs.Contains(kTable));
+  EXPECT_EQ(limit.memory_bytes(), 0u);
 }
 
 }  // namespace

@@ -50,6 +50,8 @@ class Qcow2Disk {
     disk_.reset();
     return closed;
   }
+  // The open disk, as the backing file of another; it closes with that one.
+  std::unique_ptr<BlockBackend> Release() { return std::move(disk_); }
   // As if the process had died: what was not written is gone.
   std::vector<uint8_t> TakeBytes() { return medium_.bytes; }
 
