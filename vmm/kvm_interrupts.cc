@@ -11,37 +11,70 @@ namespace {
 
 constexpr uint32_t kInputs = 24;    // Of the I/O APIC.
 constexpr uint32_t kMaxGsi = 4096;  // KVM_MAX_IRQ_ROUTES.
+constexpr uint32_t kFirstPirq = 16;
+// ICH9 datasheet, "PIRQ[n]_ROUT": the timer's, the keyboard's, the cascade, the clock's, the FPU's.
+constexpr uint32_t kReservedIsa = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 8 | 1 << 13;
 
 }  // namespace
 
 class KvmInterrupts::Line final : public InterruptLine {
  public:
-  Line(KvmInterrupts& owner, uint32_t gsi)
-      : owner_(owner), gsi_(gsi), input_(*owner.inputs_[gsi]) {}
+  Line(KvmInterrupts& owner, uint32_t gsi) : owner_(owner), gsi_(gsi) {}
   ~Line() override { Deassert(); }
 
   void Assert() override {
-    MutexLock lock(input_.mutex);
-    if (std::exchange(asserted_, true)) return;
-    if (++input_.asserted == 1) Report(owner_.vm_.RaiseIrqLine(gsi_));
+    MutexLock lock(mutex_);
+    if (!std::exchange(asserted_, true)) owner_.Raise(gsi_);
   }
 
   void Deassert() override {
-    MutexLock lock(input_.mutex);
-    if (!std::exchange(asserted_, false)) return;
-    if (--input_.asserted == 0) Report(owner_.vm_.LowerIrqLine(gsi_));
+    MutexLock lock(mutex_);
+    if (std::exchange(asserted_, false)) owner_.Lower(gsi_);
   }
 
  private:
-  void Report(const absl::Status& status) {
-    if (!status.ok()) LogError("interrupt line %d: %s", gsi_, status.message());
-  }
-
   KvmInterrupts& owner_;
   const uint32_t gsi_;
-  Input& input_;
-  bool asserted_ = false;  // Under input_.mutex.
+  Mutex mutex_;  // Taken before the input's.
+  bool asserted_ ABSL_GUARDED_BY(mutex_) = false;
 };
+
+namespace {
+
+void Report(uint32_t gsi, const absl::Status& status) {
+  if (!status.ok()) LogError("interrupt line %d: %s", gsi, status.message());
+}
+
+}  // namespace
+
+void KvmInterrupts::Raise(uint32_t gsi) {
+  Input& input = *inputs_[gsi];
+  MutexLock lock(input.mutex);
+  if (++input.asserted != 1) return;
+  Report(gsi, vm_.RaiseIrqLine(gsi));
+  if (input.isa.has_value()) Raise(*input.isa);
+}
+
+void KvmInterrupts::Lower(uint32_t gsi) {
+  Input& input = *inputs_[gsi];
+  MutexLock lock(input.mutex);
+  if (--input.asserted != 0) return;
+  Report(gsi, vm_.LowerIrqLine(gsi));
+  if (input.isa.has_value()) Lower(*input.isa);
+}
+
+void KvmInterrupts::RoutePirq(int pirq, std::optional<uint8_t> irq) {
+  std::optional<uint32_t> isa;
+  if (irq.has_value() && *irq < kFirstPirq && (kReservedIsa >> *irq & 1) == 0) isa = *irq;
+  Input& input = *inputs_[kFirstPirq + static_cast<uint32_t>(pirq)];
+  MutexLock lock(input.mutex);
+  if (isa == input.isa) return;
+  // A request that is under way moves along.
+  const bool asserted = input.asserted != 0;
+  if (asserted && input.isa.has_value()) Lower(*input.isa);
+  input.isa = isa;
+  if (asserted && isa.has_value()) Raise(*isa);
+}
 
 class KvmInterrupts::Sink final : public MsiSink {
  public:

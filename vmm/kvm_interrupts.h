@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -30,6 +31,10 @@ class KvmInterrupts {
   // asserts.
   std::unique_ptr<InterruptLine> MakeLine(uint32_t gsi);
 
+  // What drives line `pirq` (0 for input 16 to 7 for input 23) also drives ISA interrupt `irq`, as
+  // the LPC bridge was told, or does no longer. Reserved interrupts (0, 1, 2, 8, 13) are none.
+  void RoutePirq(int pirq, std::optional<uint8_t> irq);
+
   // `vectors` vectors, each with an eventfd; GSIs are taken as vectors are programmed.
   absl::StatusOr<std::unique_ptr<MsiSink>> MakeMsiSink(uint16_t vectors);
 
@@ -38,11 +43,16 @@ class KvmInterrupts {
   class Sink;
   // An input of the I/O APIC: how many lines assert it.
   struct Input {
-    Mutex mutex;
+    Mutex mutex;  // Of a PIRQ's input before that of an ISA interrupt's.
     uint32_t asserted ABSL_GUARDED_BY(mutex) = 0;
+    std::optional<uint32_t> isa ABSL_GUARDED_BY(mutex);  // Of a PIRQ: the input that it drives too.
   };
 
   explicit KvmInterrupts(kvm::Vm& vm);
+
+  // One line more, or less, asserts the input.
+  void Raise(uint32_t gsi);
+  void Lower(uint32_t gsi);
 
   absl::Status CommitRoutes() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

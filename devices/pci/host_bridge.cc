@@ -1,5 +1,7 @@
 #include "devices/pci/host_bridge.h"
 
+#include <utility>
+
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -25,8 +27,10 @@ Function::Identity BridgeIdentity() {
 
 }  // namespace
 
-HostBridge::HostBridge(AddressSpace& address_space, BusDevice& ecam, const Options& options)
-    : Function(BridgeIdentity(), address_space, nullptr), address_space_(address_space) {
+HostBridge::HostBridge(AddressSpace& address_space, BusDevice& ecam, Options options)
+    : Function(BridgeIdentity(), address_space, nullptr),
+      address_space_(address_space),
+      pam_written_(std::move(options.pam_written)) {
   for (size_t i = 0; i < kEcamBytes.size(); ++i) {
     absl::StatusOr<uint32_t> window = address_space_.Add({.kind = Window::Kind::kMmio,
                                                           .size = kEcamBytes[i],
@@ -51,7 +55,8 @@ HostBridge::HostBridge(AddressSpace& address_space, BusDevice& ecam, const Optio
   config.SetWritable(0x52, 0x03f3, 2);                 // GGC: graphics control
   config.SetWritable(0x54, 0x3ff, 4);                  // DEVEN: devices enabled
   config.SetWritable(0x68, 0x0000'007f'ffff'f001, 8);  // DMIBAR
-  for (uint16_t i = 0; i < 7; ++i) config.SetWritable(kPam0 + i, i == 0 ? 0x30 : 0x33, 1);
+  for (uint16_t i = 0; i < kPamRegisters; ++i)
+    config.SetWritable(kPam0 + i, i == 0 ? 0x30 : 0x33, 1);
   config.SetWritable(0x97, 0x80, 1);    // LAC: legacy access control
   config.SetWritable(0x98, 0xffff, 2);  // REMAPBASE
   config.SetWritable(0x9a, 0xffff, 2);  // REMAPLIMIT
@@ -91,7 +96,16 @@ std::optional<HostBridge::EcamPlace> HostBridge::ecam() const {
 std::shared_ptr<Parking> HostBridge::OnConfigWritten(uint16_t offset,
                                                      std::span<const uint8_t> data) {
   if (offset < kPciExpressBar + 8 && kPciExpressBar < offset + data.size()) UpdateEcam();
+  if (offset < kPam0 + kPamRegisters && kPam0 < offset + data.size()) UpdatePam();
   return nullptr;
+}
+
+void HostBridge::UpdatePam() {
+  const MutexLock lock(pam_mutex_);
+  if (pam_written_ == nullptr) return;
+  std::array<uint8_t, kPamRegisters> pam;
+  for (uint16_t i = 0; i < kPamRegisters; ++i) pam[i] = Config8(kPam0 + i);
+  pam_written_(pam);
 }
 
 void HostBridge::UpdateEcam() {
@@ -130,12 +144,14 @@ void HostBridge::RetryPlacement() {
 Task<void> HostBridge::Reset() {
   ResetFunction();
   UpdateEcam();
+  UpdatePam();
   co_return;
 }
 
 absl::Status HostBridge::Restore(const EncodedState& state) {
   RETURN_IF_ERROR(Function::Restore(state));
   UpdateEcam();
+  UpdatePam();
   return absl::OkStatus();
 }
 

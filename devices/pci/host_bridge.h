@@ -1,6 +1,8 @@
 // 00:00.0 of a Q35 machine (Intel 3 Series Express Chipset datasheet, "DRAM Controller Registers").
-// Firmware knows the machine by its identity and programs PCIEXBAR, which places the ECAM window.
-// The memory attribute registers (PAM, SMRAM) are kept as storage: all of low memory is RAM.
+// Firmware knows the machine by its identity and programs PCIEXBAR, which places the ECAM window,
+// and PAM, which says what of the firmware's place below 1 MiB is ROM
+// (devices/firmware/shadow_memory.h; without it all is RAM, whatever the registers hold). SMRAM and
+// its like are storage.
 
 #ifndef VIREO_DEVICES_PCI_HOST_BRIDGE_H_
 #define VIREO_DEVICES_PCI_HOST_BRIDGE_H_
@@ -12,6 +14,7 @@
 #include <optional>
 #include <span>
 
+#include "absl/functional/any_invocable.h"
 #include "base/mutex.h"
 #include "devices/address_space.h"
 #include "devices/pci/function.h"
@@ -21,7 +24,8 @@ namespace vireo::pci {
 class HostBridge final : public Function {
  public:
   static constexpr uint16_t kPciExpressBar = 0x60;  // 64 bits.
-  static constexpr uint16_t kPam0 = 0x90;           // Seven registers.
+  static constexpr uint16_t kPam0 = 0x90;
+  static constexpr size_t kPamRegisters = 7;
   static constexpr uint16_t kSmram = 0x9d;
   static constexpr uint16_t kEsmramc = 0x9e;
 
@@ -29,10 +33,14 @@ class HostBridge final : public Function {
     // Where ECAM (256 MiB) is at power-on, for a machine that boots without firmware; a multiple of
     // 256 MiB. Firmware finds it disabled and places it.
     std::optional<uint64_t> ecam_base_at_power_on;
+    // The guest, a reset or a restored state has written PAM, which now is `pam`. One call at a
+    // time, on the writing vCPU's thread or the one that resets or restores; it does not call the
+    // bridge. May be null.
+    absl::AnyInvocable<void(const std::array<uint8_t, kPamRegisters>& pam)> pam_written;
   };
 
   // `ecam` takes the accesses to the window; it and `address_space` outlive the bridge.
-  HostBridge(AddressSpace& address_space, BusDevice& ecam, const Options& options);
+  HostBridge(AddressSpace& address_space, BusDevice& ecam, Options options);
   ~HostBridge() override;
 
   // Where ECAM answers now, and how many bytes of it; nothing when it is disabled. ACPI's MCFG says
@@ -58,6 +66,7 @@ class HostBridge final : public Function {
   static constexpr std::array<uint64_t, 3> kEcamBytes = {256 << 20, 128 << 20, 64 << 20};
 
   void UpdateEcam();
+  void UpdatePam();
 
   AddressSpace& address_space_;
   std::array<std::optional<uint32_t>, 3> windows_;  // One for each length.
@@ -65,6 +74,9 @@ class HostBridge final : public Function {
   mutable Mutex ecam_mutex_;                        // Taken before Function's.
   std::optional<size_t> placed_window_ ABSL_GUARDED_BY(ecam_mutex_);
   std::optional<EcamPlace> place_ ABSL_GUARDED_BY(ecam_mutex_);
+  Mutex pam_mutex_;  // Taken before Function's.
+  absl::AnyInvocable<void(const std::array<uint8_t, kPamRegisters>&)> pam_written_
+      ABSL_GUARDED_BY(pam_mutex_);
 };
 
 }  // namespace vireo::pci

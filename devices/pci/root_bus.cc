@@ -28,7 +28,7 @@ std::string ToString(const Address& address) {
 
 RootBus::RootBus(AddressSpace& address_space, Options options)
     : reset_control_(options.reset_control),
-      host_bridge_(address_space, ecam_, options.host_bridge),
+      host_bridge_(address_space, ecam_, std::move(options.host_bridge)),
       lpc_bridge_(address_space, std::move(options.lpc_bridge)) {
   functions_[Index(kHostBridge)] = &host_bridge_;
   functions_[Index(kLpcBridge)] = &lpc_bridge_;

@@ -27,6 +27,10 @@ constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kEntriesPerTable = 512;
 constexpr uint64_t kDirectories = 4;  // 1 GiB each, in 2 MiB pages.
 
+// Intel SDM vol. 4.
+constexpr uint32_t kMiscEnable = 0x1a0;
+constexpr uint64_t kMiscEnableFastStrings = 1 << 0;
+
 // The selectors of the Linux boot protocol: __BOOT_CS is 0x10, __BOOT_DS 0x18.
 constexpr uint16_t kCodeSelector = 0x10;
 constexpr uint16_t kDataSelector = 0x18;
@@ -152,11 +156,8 @@ absl::Status WriteBootTables(const BootEntry& entry, GuestMemory& memory) {
 }
 
 std::vector<MsrEntry> BootMsrs() {
-  // Intel SDM vol. 4.
   constexpr uint32_t kMtrrDefaultType = 0x2ff;
   constexpr uint64_t kMtrrEnableWriteBack = (1 << 11) | 6;
-  constexpr uint32_t kMiscEnable = 0x1a0;
-  constexpr uint64_t kMiscEnableFastStrings = 1 << 0;
   constexpr uint32_t kPat = 0x277;
   constexpr uint64_t kPatAfterReset = 0x0007040600070406;
   return {
@@ -165,5 +166,7 @@ std::vector<MsrEntry> BootMsrs() {
       {kPat, kPatAfterReset},
   };
 }
+
+std::vector<MsrEntry> ResetMsrs() { return {{kMiscEnable, kMiscEnableFastStrings}}; }
 
 }  // namespace vireo::x86

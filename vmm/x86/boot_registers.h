@@ -44,6 +44,9 @@ absl::Status WriteBootTables(const BootEntry& entry, GuestMemory& memory);
 // as after reset. KVM may refuse some of them: not fatal.
 std::vector<MsrEntry> BootMsrs();
 
+// What a processor has at reset that KVM leaves to us: all else is for firmware to set.
+std::vector<MsrEntry> ResetMsrs();
+
 }  // namespace vireo::x86
 
 #endif  // VIREO_VMM_X86_BOOT_REGISTERS_H_

@@ -112,5 +112,10 @@ TEST(BootMsrsTest, MemoryIsWriteBackByDefault) {
   for (const MsrEntry& msr : BootMsrs()) EXPECT_TRUE(indices.insert(msr.index).second);
 }
 
+// OVMF refuses to begin with MTRRs that somebody else has set.
+TEST(ResetMsrsTest, LeaveMtrrsToFirmware) {
+  for (const MsrEntry& msr : ResetMsrs()) EXPECT_NE(msr.index, 0x2ffu);
+}
+
 }  // namespace
 }  // namespace vireo::x86

@@ -1,5 +1,7 @@
 #include "vmm/x86/e820.h"
 
+#include "base/endian.h"
+
 namespace vireo::x86 {
 
 std::vector<E820Entry> BuildE820(const Layout& layout) {
@@ -18,6 +20,33 @@ std::vector<E820Entry> BuildE820(const Layout& layout) {
     map.push_back({layout.high_ram.base, layout.high_ram.size, E820Type::kRam});
   }
   return map;
+}
+
+std::vector<E820Entry> BuildFirmwareE820(const Layout& layout) {
+  std::vector<E820Entry> map = {
+      {layout.low_ram.base, layout.low_ram.size, E820Type::kRam},
+      {kKvmIdentityMapAddress, kFirmwareAddress - kKvmIdentityMapAddress, E820Type::kReserved},
+  };
+  if (layout.high_ram.size != 0) {
+    map.push_back({layout.high_ram.base, layout.high_ram.size, E820Type::kRam});
+  }
+  return map;
+}
+
+std::vector<uint8_t> EncodeE820(const std::vector<E820Entry>& map) {
+  struct Encoded {
+    Le64 base, size;
+    Le32 type;
+  };
+  static_assert(sizeof(Encoded) == 20);
+  std::vector<uint8_t> bytes;
+  for (const E820Entry& entry : map) {
+    const Encoded encoded = {
+        .base = entry.base, .size = entry.size, .type = static_cast<uint32_t>(entry.type)};
+    const auto* const data = reinterpret_cast<const uint8_t*>(&encoded);
+    bytes.insert(bytes.end(), data, data + sizeof(encoded));
+  }
+  return bytes;
 }
 
 }  // namespace vireo::x86

@@ -23,6 +23,12 @@ struct E820Entry {
 // Sorted, without overlap. The hot-plug range is not in it: SRAT tells of that.
 std::vector<E820Entry> BuildE820(const Layout& layout);
 
+// What firmware is told, to make the map of its own: RAM as it is there, and what KVM has taken.
+std::vector<E820Entry> BuildFirmwareE820(const Layout& layout);
+
+// As fw_cfg's "etc/e820" has it: base and size in 64 bits, type in 32, little-endian.
+std::vector<uint8_t> EncodeE820(const std::vector<E820Entry>& map);
+
 }  // namespace vireo::x86
 
 #endif  // VIREO_VMM_X86_E820_H_

@@ -44,6 +44,21 @@ TEST_P(E820Test, EcamAndTheAcpiTablesAreReserved) {
               testing::Contains(E820Entry{kAcpiAreaAddress, kAcpiAreaBytes, E820Type::kReserved}));
 }
 
+TEST_P(E820Test, FirmwareFindsAllRamAndWhatKvmTook) {
+  const std::vector<E820Entry> map = BuildFirmwareE820(layout_);
+  uint64_t ram = 0;
+  for (const E820Entry& entry : map) {
+    if (entry.type == E820Type::kRam) ram += entry.size;
+  }
+  EXPECT_EQ(ram, GetParam());
+  EXPECT_THAT(map, testing::Contains(E820Entry{0xfeffc000, 0x4000, E820Type::kReserved}));
+}
+
+TEST(E820EncodingTest, IsTwentyBytesAnEntry) {
+  EXPECT_THAT(EncodeE820({{0x100000000, 0x10000, E820Type::kRam}}),
+              testing::ElementsAre(0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0));
+}
+
 INSTANTIATE_TEST_SUITE_P(Sizes, E820Test,
                          testing::Values(32u << 20, kGiB, kLowRamLimit, kLowRamLimit + 4096,
                                          8 * kGiB));
