@@ -17,7 +17,7 @@ namespace vireo::qcow2 {
 namespace {
 
 constexpr uint64_t kCluster = 4096;
-constexpr uint64_t kClusters = 2048;  // Four L2 tables, of one slice each.
+constexpr uint64_t kClusters = 1024;  // Two L2 tables, of one slice each.
 constexpr uint64_t kDisk = kClusters * kCluster;
 constexpr size_t kLayers = 16;
 constexpr uint64_t kSlice = 4096 + CacheBudget::kOverhead;

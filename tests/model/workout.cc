@@ -178,7 +178,7 @@ void Workout::Restart(std::vector<uint8_t> bytes, const std::vector<uint64_t>& t
 }
 
 Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> Workout::OpenBacking(
-    std::unique_ptr<File> file) {
+    std::unique_ptr<File> file, std::shared_ptr<qcow2::CacheBudget> budget) {
   if (shape_.backing == DiskShape::Backing::kRaw) {
     std::unique_ptr<BlockBackend> raw =
         std::make_unique<RawFile>(std::move(file), RawFile::Options{.read_only = true});
@@ -186,7 +186,7 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> Workout::OpenBacking(
   }
   CO_ASSIGN_OR_RETURN(qcow2::Header header, co_await ReadHeader(*file, qcow2::Access::kReadOnly));
   Image::Parts parts = {.file = std::move(file)};
-  Image::Options options = {.read_only = true};
+  Image::Options options = {.read_only = true, .cache_budget = std::move(budget)};
   absl::StatusOr<std::unique_ptr<BlockBackend>> image =
       co_await Image::Open(*loop_, std::move(header), std::move(parts), options);
   co_return image;
@@ -201,13 +201,13 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> Workout::OpenTask(Files file
     CO_ASSIGN_OR_RETURN(parts.data, Encrypted(*loop_, *parts.file));
   }
   if (header->layout.external_data) parts.data = std::move(files.data);
+  // Small caches evict, and bring commits forward; a backing file takes its share.
+  const auto budget = std::make_shared<qcow2::CacheBudget>(uint64_t{16 << 10} << Below(7));
   if (shape_.backing != DiskShape::Backing::kNone) {
-    CO_ASSIGN_OR_RETURN(parts.backing, co_await OpenBacking(std::move(files.backing)));
+    CO_ASSIGN_OR_RETURN(parts.backing, co_await OpenBacking(std::move(files.backing), budget));
   }
-  // Small caches evict, and bring commits forward.
-  Image::Options options = {.read_only = read_only,
-                            .cache_bytes = uint64_t{16 << 10} << Below(7),
-                            .commit_age = absl::InfiniteDuration()};
+  Image::Options options = {
+      .read_only = read_only, .cache_budget = budget, .commit_age = absl::InfiniteDuration()};
   absl::StatusOr<std::unique_ptr<BlockBackend>> image =
       co_await Image::Open(*loop_, *std::move(header), std::move(parts), options);
   co_return image;

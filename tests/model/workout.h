@@ -25,6 +25,7 @@
 #include "base/async/event_loop.h"
 #include "base/async/task.h"
 #include "storage/block_backend.h"
+#include "storage/qcow2/cache_budget.h"
 #include "storage/qcow2/check.h"
 #include "storage/qcow2/create.h"
 #include "tests/model/content.h"
@@ -125,7 +126,8 @@ class Workout {
   };
   Files FilesOf(MemoryMedium& image);
   Files FaultyFiles();
-  Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenBacking(std::unique_ptr<File> file);
+  Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenBacking(
+      std::unique_ptr<File> file, std::shared_ptr<qcow2::CacheBudget> budget);
   Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenTask(Files files, bool read_only);
   absl::StatusOr<std::unique_ptr<BlockBackend>> Open(Files files, bool read_only) {
     return loop_->RunTask(OpenTask(std::move(files), read_only));
