@@ -3,6 +3,7 @@
 
 #include "storage/qcow2/check.h"
 
+#include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
@@ -157,7 +158,7 @@ int Check(const Tool& tool, const std::vector<std::string>& args) {
     return kNoSuchCheck;
   }
   CheckResult* result = &checked->result;
-  if (result->leaks_fixed > 0 || result->corruptions_fixed > 0) {
+  if (result->stopped.ok() && (result->leaks_fixed > 0 || result->corruptions_fixed > 0)) {
     const CheckResult fixed = *result;
     if (output == "human" && !quiet) {
       tool.Print(
@@ -172,9 +173,14 @@ int Check(const Tool& tool, const std::vector<std::string>& args) {
     result->leaks_fixed = fixed.leaks_fixed;
     result->corruptions_fixed = fixed.corruptions_fixed;
   }
+  if (!result->stopped.ok()) {
+    const int error = StatusErrno(result->stopped);
+    return tool.Fail("Check failed: %s", error != 0 ? std::string(std::strerror(error))
+                                                    : std::string(result->stopped.message()));
+  }
   if (!quiet && output == "json") tool.Print("%s\n", ToJson(path, *result).ToString());
   if (!quiet && output == "human") PrintHuman(tool, *result);
-  if (result->check_errors > 0) return 1;
+  if (result->check_errors > 0) return tool.Fail("Check failed");
   if (result->corruptions > 0) return 2;
   if (result->leaks > 0) return 3;
   return 0;

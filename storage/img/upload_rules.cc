@@ -164,6 +164,7 @@ Task<absl::Status> Judge::JudgeContent(const qcow2::Header& header) {
   const absl::StatusOr<qcow2::CheckResult> result =
       co_await qcow2::CheckImage(file_, qcow2::Repair::kNone);
   if (IsOfTheHost(result.status())) co_return result.status();
+  if (result.ok() && IsOfTheHost(result->stopped)) co_return result->stopped;
   if (!result.ok()) {
     Break("check", "%s", std::string(result.status().message()));
     co_return absl::OkStatus();

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/async/task.h"
 #include "storage/file.h"
@@ -19,14 +20,16 @@ namespace vireo::qcow2 {
 
 enum class Repair {
   kNone,
-  kLeaks,  // Lowers counts only.
-  kAll,    // Also raises them, mends flags, rebuilds refcount structures that cannot be right.
+  kLeaks,  // Lowers counts only; mends flags if that makes everything right.
+  kAll,    // Also raises them, mends flags and what cannot mean anything but zeros, and rebuilds
+           // refcount structures that cannot be right.
 };
 
 struct CheckResult {
-  uint64_t leaks = 0;  // Found, fixed or not.
+  uint64_t leaks = 0;  // Found and not fixed.
   uint64_t corruptions = 0;
   uint64_t check_errors = 0;  // Places that could not be read.
+  absl::Status stopped;       // Not OK: why the check could not go on; an error of it, too.
   uint64_t leaks_fixed = 0;
   uint64_t corruptions_fixed = 0;
 
@@ -42,8 +45,8 @@ struct CheckResult {
 // Hears of each finding, one line in qemu-img's words.
 using CheckReport = absl::AnyInvocable<void(const std::string&)>;
 
-// Not OK when the image cannot be checked at all (no header, a feature that is beyond us, tables
-// that cannot be read). `file` and `report`, which may be null, outlive the task.
+// Not OK when the image cannot be checked at all (no header, a feature that is beyond us). `file`
+// and `report`, which may be null, outlive the task.
 Task<absl::StatusOr<CheckResult>> CheckImage(File& file, Repair repair,
                                              CheckReport* report = nullptr);
 

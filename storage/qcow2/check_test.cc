@@ -17,6 +17,7 @@ constexpr uint64_t kCluster = 4096;
 constexpr uint64_t kTable = kCluster;
 constexpr uint64_t kBlock = 2 * kCluster;
 constexpr uint64_t kL1 = 3 * kCluster;
+constexpr uint64_t kTableFieldOffset = kRefcountTableFieldsOffset;
 constexpr CreateOptions kSmall = {.size_bytes = 4 << 20, .cluster_bits = 12};
 
 class CheckTest : public testing::Test {
@@ -99,8 +100,12 @@ TEST_F(CheckTest, RepairOfLeaksRaisesNoCount) {
   CheckResult result = Check(Repair::kLeaks);
   EXPECT_EQ(result.corruptions_fixed, 0u);
   EXPECT_GT(result.corruptions, 0u);
+  EXPECT_FALSE(result.stopped.ok());
+  EXPECT_THAT(lines_, testing::Contains("ERROR need to rebuild refcount structures"));
   result = Check(Repair::kAll);
-  EXPECT_EQ(result.corruptions, result.corruptions_fixed);
+  EXPECT_EQ(result.corruptions, 0u);
+  EXPECT_EQ(result.corruptions_fixed, 1u);
+  EXPECT_THAT(lines_, testing::Contains("Rebuilding refcount structure"));
   EXPECT_TRUE(Check().clean());
   ExpectContent();
 }
@@ -112,6 +117,68 @@ TEST_F(CheckTest, CopiedFlagsAreMended) {
   EXPECT_EQ(Check(Repair::kAll).corruptions_fixed, 2u);
   EXPECT_TRUE(Check().clean());
   ExpectContent();
+}
+
+TEST_F(CheckTest, RepairOfLeaksMendsFlagsWhereAllCountsAreRight) {
+  disk_.Store64(l2_, data_);
+  EXPECT_EQ(Check(Repair::kLeaks).corruptions_fixed, 1u);
+  EXPECT_TRUE(Check().clean());
+  // A count that is too low stays, and so does the flag.
+  disk_.Store64(l2_, data_);
+  disk_.Store64(l2_ + 16, disk_.Load64(l2_ + 8));
+  EXPECT_EQ(Check(Repair::kLeaks).corruptions_fixed, 0u);
+  EXPECT_EQ(disk_.Load64(l2_), data_);
+}
+
+TEST_F(CheckTest, ALowCountIsRaisedWithItsFlags) {
+  disk_.Store64(l2_ + 8, disk_.Load64(l2_));
+  const CheckResult result = Check(Repair::kAll);
+  EXPECT_EQ(result.leaks_fixed, 1u);        // What the second entry had.
+  EXPECT_EQ(result.corruptions_fixed, 3u);  // The count and two flags.
+  EXPECT_TRUE(Check().clean());
+}
+
+TEST_F(CheckTest, AnUnalignedZeroClusterLosesItsCluster) {
+  disk_.Store64(l2_, (data_ + 512) | kEntryCopied | kEntryZero);
+  EXPECT_EQ(Check().corruptions, 2u);
+  EXPECT_EQ(Check(Repair::kAll).corruptions_fixed, 1u);
+  EXPECT_EQ(disk_.Load64(l2_), kEntryZero);
+  EXPECT_TRUE(Check().clean());
+}
+
+TEST_F(CheckTest, NewRefcountStructuresGoWhereNothingIs) {
+  // The file has room, set aside ahead of writes.
+  const uint64_t bytes = disk_.medium().bytes.size();
+  for (int i = 0; i < 3; ++i) {
+    const uint64_t table = disk_.Load64(kTableFieldOffset);
+    disk_.Store16(disk_.Load64(table) + data_ / kCluster * 2, 0);
+    Check(Repair::kAll);
+    EXPECT_NE(disk_.Load64(kTableFieldOffset), table);
+    EXPECT_TRUE(Check().clean());
+  }
+  EXPECT_EQ(disk_.medium().bytes.size(), bytes);
+  ExpectContent();
+}
+
+TEST_F(CheckTest, ADeviceIsRebuiltInItsFreeClusters) {
+  disk_.Store16(CounterOf(data_), 0);
+  disk_.medium().traits.growable = false;
+  const CheckResult result = Check(Repair::kAll);
+  EXPECT_TRUE(result.stopped.ok()) << result.stopped;
+  EXPECT_TRUE(Check().clean());
+  ExpectContent();
+}
+
+TEST_F(CheckTest, NothingIsTakenForALeakWhereSnapshotsCannotBeRead) {
+  std::vector<uint8_t> image = disk_.TakeBytes();
+  AddInternalSnapshot(image);
+  Qcow2Disk disk(image);
+  const uint64_t table = disk.Load64(64);
+  disk.Store64(table + 32, 0xffffffff);  // VM state size, and length of the extra data.
+  const auto result = disk.Check(Repair::kLeaks);
+  ASSERT_TRUE(result.ok());
+  EXPECT_FALSE(result->stopped.ok());
+  EXPECT_EQ(result->leaks_fixed, 0u);
 }
 
 TEST_F(CheckTest, ReservedBitsAreFoundAndCleared) {
@@ -132,8 +199,10 @@ TEST_F(CheckTest, ALostRefcountBlockIsRebuilt) {
 }
 
 TEST_F(CheckTest, ARefcountBlockThatCannotBeIsRebuilt) {
-  for (const uint64_t block : {kBlock + 512, uint64_t{1} << 40, kTable, l2_}) {
-    disk_.Store64(disk_.ReadTheHeader()->refcount_table_offset, block);
+  for (const uint64_t wrong : {kBlock + 512, uint64_t{1} << 40, uint64_t{0}, l2_}) {
+    const uint64_t table = disk_.Load64(kTableFieldOffset);
+    const uint64_t block = wrong != 0 ? wrong : table;
+    disk_.Store64(table, block);
     EXPECT_GT(Check().corruptions, 0u) << block;
     Check(Repair::kAll);
     EXPECT_TRUE(Check().clean()) << block;
@@ -153,9 +222,12 @@ TEST_F(CheckTest, ALostRefcountTableIsRebuilt) {
 TEST_F(CheckTest, RepairClearsDirtyAndCorrupt) {
   disk_.Store64(72, kIncompatibleDirty | kIncompatibleCorrupt);
   EXPECT_TRUE(Check(Repair::kLeaks).clean());
-  EXPECT_NE(disk_.Load64(72), 0u);
-  EXPECT_TRUE(Check(Repair::kAll).clean());
   EXPECT_EQ(disk_.Load64(72), 0u);
+  // Not while anything is wrong.
+  disk_.Store64(72, kIncompatibleDirty);
+  disk_.Store64(l2_ + 8, disk_.Load64(l2_));
+  EXPECT_FALSE(Check(Repair::kLeaks).clean());
+  EXPECT_NE(disk_.Load64(72), 0u);
 }
 
 TEST_F(CheckTest, TwoEntriesOfOneClusterAreFound) {

@@ -81,7 +81,8 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> Image::Open(EventLoop& loop,
     LogWarning("%s: was not closed cleanly; repairing its refcounts", file.name());
     const absl::StatusOr<CheckResult> checked = co_await CheckImage(file, Repair::kAll);
     CO_RETURN_IF_ERROR(checked.status());
-    if (checked->corruptions > checked->corruptions_fixed || checked->check_errors > 0) {
+    CO_RETURN_IF_ERROR(checked->stopped);
+    if (checked->corruptions > 0 || checked->check_errors > 0) {
       co_return absl::DataLossError(absl::StrFormat(
           "%s: was not closed cleanly, and its refcounts could not be repaired", file.name()));
     }

@@ -27,7 +27,8 @@ Task<absl::StatusOr<std::unique_ptr<OfflineImage>>> OfflineImage::Open(EventLoop
     LogWarning("%s: was not closed cleanly; repairing its refcounts", file.name());
     const absl::StatusOr<CheckResult> checked = co_await CheckImage(file, Repair::kAll);
     CO_RETURN_IF_ERROR(checked.status());
-    if (checked->corruptions > checked->corruptions_fixed || checked->check_errors > 0) {
+    CO_RETURN_IF_ERROR(checked->stopped);
+    if (checked->corruptions > 0 || checked->check_errors > 0) {
       co_return absl::DataLossError(absl::StrFormat(
           "%s: was not closed cleanly, and its refcounts could not be repaired", file.name()));
     }
