@@ -209,6 +209,10 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenImage(EventLoop& loop, O
       continue;
     }
     qcow2::Image::Options image_options = {.read_only = read_only, .cache_budget = budget};
+    if (layer.header.encryption.has_value() && options.passphrase == nullptr) {
+      co_return absl::UnauthenticatedError(
+          absl::StrCat(layer.file->name(), ": the image is encrypted, and there is no passphrase"));
+    }
     auto opening_data = qcow2::OpenGuestData(loop, *layer.file, layer.header, std::move(layer.data),
                                              options.passphrase);
     absl::StatusOr<std::unique_ptr<File>> data = co_await std::move(opening_data);

@@ -53,7 +53,8 @@ struct ImageOptions {
 // All files are opened off the loop. INVALID_ARGUMENT: not of the stated format, or a backing file
 // that may not be opened; NOT_FOUND, naming the file and the image that wants it; ABORTED: locked
 // by another; DATA_LOSS: an image that contradicts itself, a chain that returns to itself;
-// UNIMPLEMENTED: a feature that is beyond us, by name; PERMISSION_DENIED: a wrong passphrase.
+// UNIMPLEMENTED: a feature that is beyond us, by name; PERMISSION_DENIED: a wrong passphrase;
+// UNAUTHENTICATED: none for an encrypted image.
 Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenImage(EventLoop& loop, Opener& opener,
                                                               ImageOptions options);
 

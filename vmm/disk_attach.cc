@@ -81,6 +81,11 @@ Task<absl::Status> MachineBuilder::OpenDisk(EventLoop& loop, const DiskConfig& c
       .passphrase = std::move(passphrase)};
   absl::StatusOr<std::unique_ptr<BlockBackend>> opened =
       co_await OpenImage(loop, m_.opener_, options);
+  if (absl::IsUnauthenticated(opened.status())) {
+    co_return absl::InvalidArgumentError(absl::StrFormat(
+        "%s; key-file= (or key_file) names the file that holds the passphrase of disk %s",
+        std::string(opened.status().message()), config.id));
+  }
   if (!opened.ok()) co_return opened.status();
   *backend = *std::move(opened);
   co_return absl::OkStatus();

@@ -47,12 +47,6 @@ uint64_t LuksAreaBytes(const CipherSpec& cipher);
 absl::StatusOr<std::vector<uint8_t>> MakeLuksArea(const LuksOptions& options,
                                                   std::span<const uint8_t> passphrase);
 
-// Splits `key` into `stripes` (of its size each, together), all of which JoinStripes() needs.
-// INTERNAL when the host has no random bytes.
-absl::Status SplitIntoStripes(HashAlgorithm hash, std::span<const uint8_t> key,
-                              std::span<uint8_t> stripes);
-void JoinStripes(HashAlgorithm hash, std::span<const uint8_t> stripes, std::span<uint8_t> key);
-
 }  // namespace vireo::crypto
 
 #endif  // VIREO_STORAGE_CRYPTO_LUKS_H_

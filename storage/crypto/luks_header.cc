@@ -25,7 +25,7 @@ struct RawSlot {
   Be32 key_material_sector;
   Be32 stripes;
 };
-static_assert(sizeof(RawSlot) == 48);
+static_assert(sizeof(RawSlot) == kLuksSlotBytes);
 
 struct RawLuksHeader {
   uint8_t magic[6];
@@ -54,6 +54,16 @@ template <size_t kBytes>
 void SetText(char (&field)[kBytes], const std::string& text) {
   VIREO_CHECK(text.size() < kBytes, "a name of ours fits its field");
   std::memcpy(field, text.data(), text.size());
+}
+
+RawSlot RawSlotOf(const LuksSlot& slot) {
+  RawSlot raw = {};
+  raw.state = slot.active ? kSlotActive : kSlotDisabled;
+  raw.iterations = slot.iterations;
+  std::memcpy(raw.salt, slot.salt.data(), sizeof(raw.salt));
+  raw.key_material_sector = static_cast<uint32_t>(slot.key_material_offset / kSectorBytes);
+  raw.stripes = slot.stripes;
+  return raw;
 }
 
 class Parser {
@@ -183,18 +193,21 @@ std::array<uint8_t, kLuksHeaderBytes> SerializeLuksHeader(const LuksHeader& head
   std::memcpy(raw.digest_salt, header.digest_salt.data(), sizeof(raw.digest_salt));
   raw.digest_iterations = header.digest_iterations;
   SetText(raw.uuid, header.uuid);
-  for (size_t i = 0; i < kLuksSlots; ++i) {
-    const LuksSlot& slot = header.slots[i];
-    raw.slots[i].state = slot.active ? kSlotActive : kSlotDisabled;
-    raw.slots[i].iterations = slot.iterations;
-    std::memcpy(raw.slots[i].salt, slot.salt.data(), sizeof(raw.slots[i].salt));
-    raw.slots[i].key_material_sector =
-        static_cast<uint32_t>(slot.key_material_offset / kSectorBytes);
-    raw.slots[i].stripes = slot.stripes;
-  }
+  for (size_t i = 0; i < kLuksSlots; ++i) raw.slots[i] = RawSlotOf(header.slots[i]);
   std::array<uint8_t, kLuksHeaderBytes> bytes;
   std::memcpy(bytes.data(), &raw, sizeof(raw));
   return bytes;
+}
+
+std::array<uint8_t, kLuksSlotBytes> SerializeLuksSlot(const LuksSlot& slot) {
+  const RawSlot raw = RawSlotOf(slot);
+  std::array<uint8_t, kLuksSlotBytes> bytes;
+  std::memcpy(bytes.data(), &raw, sizeof(raw));
+  return bytes;
+}
+
+uint64_t LuksSlotOffset(size_t index) {
+  return offsetof(RawLuksHeader, slots) + index * kLuksSlotBytes;
 }
 
 }  // namespace vireo::crypto

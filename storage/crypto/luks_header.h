@@ -62,6 +62,13 @@ absl::StatusOr<LuksHeader> ParseLuksHeader(absl::string_view name, std::span<con
 
 std::array<uint8_t, kLuksHeaderBytes> SerializeLuksHeader(const LuksHeader& header);
 
+// One slot of it, where it stands; its first kLuksSlotStateBytes, which lie within a sector, say
+// whether it is active.
+inline constexpr size_t kLuksSlotBytes = 48;
+inline constexpr size_t kLuksSlotStateBytes = 4;
+std::array<uint8_t, kLuksSlotBytes> SerializeLuksSlot(const LuksSlot& slot);
+uint64_t LuksSlotOffset(size_t index);
+
 }  // namespace vireo::crypto
 
 #endif  // VIREO_STORAGE_CRYPTO_LUKS_HEADER_H_

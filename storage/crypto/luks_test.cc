@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/endian.h"
+#include "storage/crypto/luks_key.h"
 #include "tests/support/memory_file.h"
 
 namespace vireo::crypto {

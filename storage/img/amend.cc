@@ -13,11 +13,12 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "base/status.h"
 #include "storage/buffer_pool.h"
+#include "storage/driver_options.h"
 #include "storage/img/arguments.h"
+#include "storage/img/key_slots.h"
 #include "storage/img/progress.h"
 #include "storage/img/resize.h"
 #include "storage/img/size.h"
@@ -25,6 +26,7 @@
 #include "storage/img/tool.h"
 #include "storage/img/whole_file.h"
 #include "storage/open_image.h"
+#include "storage/open_node.h"
 #include "storage/qcow2/image.h"
 
 namespace vireo::img {
@@ -61,6 +63,8 @@ struct Request {
   std::optional<bool> lazy_refcounts;
   std::optional<uint32_t> refcount_order;
   std::optional<uint64_t> size;
+  std::optional<KeySlotChange> key_slots;
+  bool force = false;
 };
 
 std::optional<std::string> Take(std::map<std::string, std::string>& options,
@@ -84,6 +88,8 @@ absl::Status TakeOptions(std::map<std::string, std::string> options, Request* re
                       "This option is only supported for image creation");
     }
   }
+  ASSIGN_OR_RETURN(request->key_slots, TakeKeySlotChange(options));
+  if (request->key_slots.has_value()) request->key_slots->force = request->force;
   if (const auto value = Take(options, "compat")) {
     if (*value == "0.10" || *value == "v2") {
       request->version = 2;
@@ -121,9 +127,6 @@ absl::Status TakeOptions(std::map<std::string, std::string> options, Request* re
     }
     if (key == "data_file_raw") {
       return absl::InvalidArgumentError("data-file-raw cannot be set on existing images");
-    }
-    if (absl::StartsWith(key, "encrypt.")) {
-      return absl::UnimplementedError(absl::StrFormat("%s is not supported", key));
     }
     return absl::InvalidArgumentError(absl::StrFormat("Invalid parameter '%s'", key));
   }
@@ -163,8 +166,16 @@ Task<absl::Status> ExpandZeros(const Tool& tool, const Request& request) {
   co_return status.ok() ? closed : status;
 }
 
+// The secret that the image's own options name.
+std::string KeySecretOf(const SourceOptions& image) {
+  absl::StatusOr<DriverOptions> options =
+      image.image_opts ? DriverOptions::FromKeyValues(image.name) : OptionsFromName(image.name);
+  if (!options.ok()) return "";
+  return options->Take("encrypt.key-secret").value_or("");
+}
+
 // Each step opens the file anew: the one before may have changed what it stands on.
-enum class Step { kUpgrade, kWidth, kLazy, kDowngrade };
+enum class Step { kUpgrade, kKeySlots, kWidth, kLazy, kDowngrade };
 
 Task<absl::Status> RunStep(const Tool& tool, const Request& request, Step step) {
   absl::StatusOr<WholeFile> whole = co_await OpenWholeFile(tool.loop, tool.opener, request.image);
@@ -173,6 +184,9 @@ Task<absl::Status> RunStep(const Tool& tool, const Request& request, Step step) 
   absl::Status status;
   if (step == Step::kUpgrade) {
     status = co_await qcow2::UpgradeToVersion3(tool.loop, file);
+  } else if (step == Step::kKeySlots) {
+    status = co_await ChangeKeySlots(tool.loop, file, *tool.secrets, *request.key_slots,
+                                     KeySecretOf(request.image));
   } else if (step == Step::kWidth) {
     status = co_await qcow2::ChangeRefcountOrder(tool.loop, file, *request.refcount_order);
   } else if (step == Step::kLazy) {
@@ -199,6 +213,9 @@ Task<absl::Status> Perform(const Tool& tool, const Request& request,
   progress.Set(0);
   // In qemu-img's order: up before all else, down after it.
   if (wanted.version == 3) CO_RETURN_IF_ERROR(co_await RunStep(tool, wanted, Step::kUpgrade));
+  if (wanted.key_slots.has_value()) {
+    CO_RETURN_IF_ERROR(co_await RunStep(tool, wanted, Step::kKeySlots));
+  }
   if (wanted.refcount_order.has_value()) {
     CO_RETURN_IF_ERROR(co_await RunStep(tool, wanted, Step::kWidth));
   }
@@ -266,7 +283,8 @@ int Amend(const Tool& tool, const std::vector<std::string>& args) {
                                      .image_opts = parsed->Has("image-opts"),
                                      .read_only = false,
                                      .cache = *cache,
-                                     .secrets = tool.secrets}};
+                                     .secrets = tool.secrets},
+                           .force = parsed->Has("force")};
   const bool quiet = parsed->Has("q");
   Progress progress({.out = tool.out, .err = tool.err, .shown = parsed->Has("p") && !quiet});
   const absl::Status status =

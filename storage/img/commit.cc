@@ -10,9 +10,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "base/async/task_scope.h"
 #include "base/status.h"
 #include "storage/buffer_pool.h"
+#include "storage/driver_options.h"
 #include "storage/host_file.h"
 #include "storage/img/arguments.h"
 #include "storage/img/progress.h"
@@ -21,6 +24,7 @@
 #include "storage/img/tool.h"
 #include "storage/img/whole_file.h"
 #include "storage/open_image.h"
+#include "storage/open_node.h"
 #include "storage/qcow2/header_reader.h"
 #include "storage/qcow2/image_empty.h"
 
@@ -35,18 +39,26 @@ struct Request {
   SourceOptions image;
   std::optional<std::string> base;  // As given; nothing = the image's own backing file.
   bool keep = false;                // The overlay keeps what it holds.
+  uint64_t bytes_per_second = 0;    // 0 = as fast as it goes.
 };
 
 struct Layer {
   std::string path;
   std::string format;
+  std::optional<std::string> key_secret;
 };
 
 // Copies what a disk stores itself to another of at least its size, several pieces at once.
 class Copy {
  public:
-  Copy(EventLoop& loop, BlockBackend& from, BlockBackend& to, Progress& progress)
-      : from_(from), to_(to), progress_(progress), workers_(loop) {}
+  Copy(EventLoop& loop, BlockBackend& from, BlockBackend& to, uint64_t bytes_per_second,
+       Progress& progress)
+      : loop_(loop),
+        from_(from),
+        to_(to),
+        bytes_per_second_(bytes_per_second),
+        progress_(progress),
+        workers_(loop) {}
 
   Task<absl::Status> Run() {
     progress_.Set(0);
@@ -96,6 +108,7 @@ class Copy {
         const ZeroFlags unmap = {.may_unmap = true};
         done = co_await to_.WriteZeroes(piece.offset, piece.length, unmap);
       } else {
+        if (bytes_per_second_ != 0) co_await Pace(piece.length);
         const iovec part = {bytes.get(), piece.length};
         done = co_await from_.Read(piece.offset, IoVecs(&part, 1));
         const WriteFlags none;
@@ -110,8 +123,19 @@ class Copy {
     }
   }
 
+  Task<void> Pace(uint64_t bytes) {
+    const absl::Time now = absl::Now();
+    const absl::Time mine = std::max(now, free_at_);
+    free_at_ =
+        mine + absl::Seconds(static_cast<double>(bytes) / static_cast<double>(bytes_per_second_));
+    if (mine > now) co_await loop_.SleepFor(mine - now);
+  }
+
+  EventLoop& loop_;
   BlockBackend& from_;
   BlockBackend& to_;
+  const uint64_t bytes_per_second_;
+  absl::Time free_at_ = absl::InfinitePast();  // When the rate allows the next piece.
   Progress& progress_;
   TaskScope workers_;
   uint64_t next_ = 0;
@@ -144,18 +168,25 @@ std::string Escaped(const std::string& text) {
 }
 
 // `layers` as one disk, the last of them without its backing file. Locks are the caller's business.
-SourceOptions ChainOf(const std::vector<Layer>& layers, CacheMode cache) {
+SourceOptions ChainOf(const std::vector<Layer>& layers, const Request& request) {
   std::string text;
   std::string prefix;
   for (const Layer& layer : layers) {
     absl::StrAppend(&text, prefix, "driver=", layer.format, ",", prefix, "file.driver=file,",
                     prefix, "file.filename=", Escaped(layer.path), ",");
+    if (layer.key_secret.has_value()) {
+      absl::StrAppend(&text, prefix, "encrypt.key-secret=", Escaped(*layer.key_secret), ",");
+    }
     absl::StrAppend(&prefix, "backing.");
   }
   if (layers.back().format == "qcow2")
     absl::StrAppend(&text, prefix.substr(0, prefix.size() - 1), "=,");
   text.pop_back();
-  return {.name = text, .image_opts = true, .share = true, .cache = cache};
+  return {.name = text,
+          .image_opts = true,
+          .share = true,
+          .cache = request.image.cache,
+          .secrets = request.image.secrets};
 }
 
 Task<absl::Status> CopyInto(const Tool& tool, const Request& request, SourceOptions from,
@@ -164,6 +195,7 @@ Task<absl::Status> CopyInto(const Tool& tool, const Request& request, SourceOpti
                                 .format = base.format,
                                 .read_only = false,
                                 .cache = request.image.cache,
+                                .key_secret = base.key_secret,
                                 .secrets = tool.secrets};
   absl::StatusOr<Source> to = co_await OpenSource(tool.loop, tool.opener, std::move(base_options));
   CO_RETURN_IF_ERROR(to.status());
@@ -173,7 +205,7 @@ Task<absl::Status> CopyInto(const Tool& tool, const Request& request, SourceOpti
     const uint64_t size = source->disk->geometry().size_bytes;
     if (size > to->disk->geometry().size_bytes) status = co_await to->disk->Resize(size);
     if (status.ok()) {
-      Copy copy(tool.loop, *source->disk, *to->disk, progress);
+      Copy copy(tool.loop, *source->disk, *to->disk, request.bytes_per_second, progress);
       status = co_await copy.Run();
     }
     if (status.ok()) status = co_await to->disk->Flush();
@@ -188,13 +220,22 @@ Task<absl::Status> CommitOpened(const Tool& tool, const Request& request, WholeF
                                 Progress& progress) {
   // From the image down to what it is written into.
   std::vector<Layer> layers;
-  layers.push_back({.path = whole.file->name(), .format = ImageFormatName(whole.format)});
+  absl::StatusOr<DriverOptions> options = request.image.image_opts
+                                              ? DriverOptions::FromKeyValues(request.image.name)
+                                              : OptionsFromName(request.image.name);
+  CO_RETURN_IF_ERROR(options.status());
+  std::string key = "encrypt.key-secret";  // With "backing." before it for each layer further down.
+  layers.push_back({.path = whole.file->name(),
+                    .format = ImageFormatName(whole.format),
+                    .key_secret = options->Take(key)});
   std::optional<Layer> base;
   while (layers.size() < kMaxLayers) {
     const absl::StatusOr<std::optional<Layer>> below = co_await BackingOf(tool, layers.back());
     CO_RETURN_IF_ERROR(below.status());
     if (!below->has_value()) break;
     base = **below;
+    key.insert(0, "backing.");
+    base->key_secret = options->Take(key);
     if (!request.base.has_value()) break;
     // Named as its overlay does, or as a path.
     if (base->path == *request.base) break;
@@ -211,7 +252,7 @@ Task<absl::Status> CommitOpened(const Tool& tool, const Request& request, WholeF
     }
     co_return absl::FailedPreconditionError("Image does not have a backing file");
   }
-  SourceOptions from = ChainOf(layers, request.image.cache);
+  SourceOptions from = ChainOf(layers, request);
   CO_RETURN_IF_ERROR(co_await CopyInto(tool, request, std::move(from), *base, progress));
   if (request.keep) co_return absl::OkStatus();
   // The base has it all, durably.
@@ -242,10 +283,11 @@ int Commit(const Tool& tool, const std::vector<std::string>& args) {
                                                                  {0, "object", true},
                                                                  {0, "image-opts", false}});
   if (!parsed.ok()) return tool.FailUsage("%s", std::string(parsed.status().message()));
+  uint64_t bytes_per_second = 0;
   if (const auto rate = parsed->Value("r")) {
     const std::optional<uint64_t> bytes = SizeArgument(tool, "rate limit", *rate);
     if (!bytes.has_value()) return 1;
-    if (*bytes > 0) return tool.Fail("-r is not supported");
+    bytes_per_second = *bytes;
   }
   if (parsed->operands.size() != 1) return tool.FailUsage("Expecting one image file name");
   const std::string cache_name = parsed->Value("t").value_or("writeback");
@@ -260,7 +302,8 @@ int Commit(const Tool& tool, const std::vector<std::string>& args) {
                                      .cache = *cache,
                                      .secrets = tool.secrets},
                            .base = parsed->Value("b"),
-                           .keep = parsed->Has("d") || parsed->Has("b")};
+                           .keep = parsed->Has("d") || parsed->Has("b"),
+                           .bytes_per_second = bytes_per_second};
   absl::Status status;
   {
     Progress progress({.out = tool.out, .err = tool.err, .shown = parsed->Has("p") && !quiet});

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/align.h"
 #include "base/status.h"
+#include "storage/crypto/luks.h"
 #include "storage/img/arguments.h"
 #include "storage/img/copy_bitmaps.h"
 #include "storage/img/json.h"
@@ -93,10 +94,7 @@ uint64_t BitmapBytes(const std::vector<qcow2::BitmapRecord>& bitmaps, uint64_t d
 
 absl::StatusOr<Measured> MeasureQcow2(const Tool& tool, const NewImage& wanted, uint64_t disk_bytes,
                                       const Opened* source) {
-  ASSIGN_OR_RETURN(const qcow2::CreateOptions options, wanted.ToQcow2());
-  if (wanted.IsSet("encrypt.format") || wanted.Get("encryption") == "on") {
-    return absl::UnimplementedError("measuring an encrypted image is not supported yet");
-  }
+  ASSIGN_OR_RETURN(const qcow2::CreateOptions options, wanted.Shape());
   const uint64_t cluster_bytes = uint64_t{1} << options.cluster_bits;
   const uint64_t l2_entry_bytes = wanted.Get("extended_l2") == "on" ? 16 : 8;
   const std::optional<uint64_t> size = CheckedAlignUp<uint64_t>(disk_bytes, cluster_bytes);
@@ -114,11 +112,15 @@ absl::StatusOr<Measured> MeasureQcow2(const Tool& tool, const NewImage& wanted, 
       ASSIGN_OR_RETURN(stored, StoredBytes(tool, source->disk(), cluster_bytes));
     }
   }
-  const std::string preallocation = wanted.Get("preallocation").value_or("off");
-  if (preallocation == "full" || preallocation == "falloc") stored = *size;
+  if (options.preallocation >= qcow2::Preallocation::kFalloc) stored = *size;
   Measured measured;
   measured.fully_allocated =
       FullyAllocated(*size, cluster_bytes, uint64_t{1} << options.refcount_order, l2_entry_bytes);
+  if (wanted.Get("encrypt.format") == "luks") {
+    ASSIGN_OR_RETURN(const std::optional<NewEncryption> encryption, wanted.Encryption());
+    measured.fully_allocated +=
+        AlignUp<uint64_t>(crypto::LuksAreaBytes(encryption->luks.cipher), cluster_bytes);
+  }
   measured.required = measured.fully_allocated - *size + stored;
   return measured;
 }
@@ -183,6 +185,7 @@ int Measure(const Tool& tool, const std::vector<std::string>& args) {
   const std::optional<ImageFormat> format = ImageFormatFromName(format_name);
   if (!format.has_value()) return tool.Fail("Unknown file format '%s'", format_name);
   NewImage wanted(*format);
+  wanted.set_secrets(tool.secrets);
   if (const absl::Status added = wanted.Add(options); !added.ok()) {
     tool.Fail("%s", std::string(added.message()));
     return tool.Fail("Invalid options for file format '%s'", format_name);
@@ -199,13 +202,13 @@ int Measure(const Tool& tool, const std::vector<std::string>& args) {
     measured = *answer;
     const qcow2::Image* const image = source.has_value() ? source->source().image : nullptr;
     const bool keeps_bitmaps =
-        image != nullptr && image->header().layout.version >= 3 && wanted.ToQcow2()->version >= 3;
+        image != nullptr && image->header().layout.version >= 3 && wanted.Shape()->version >= 3;
     if (keeps_bitmaps) {
       const absl::StatusOr<std::vector<qcow2::BitmapRecord>> bitmaps =
           tool.loop.RunTask(ListBitmaps(tool.loop, tool.opener, source_options));
       if (!bitmaps.ok()) return tool.Fail("%s", std::string(bitmaps.status().message()));
       measured.bitmaps =
-          BitmapBytes(*bitmaps, disk_bytes, uint64_t{1} << wanted.ToQcow2()->cluster_bits);
+          BitmapBytes(*bitmaps, disk_bytes, uint64_t{1} << wanted.Shape()->cluster_bits);
     }
   }
   if (output == "json") {

@@ -117,6 +117,14 @@ absl::Status BadValue(const char* name, const std::string& value) {
       absl::StrFormat("Parameter '%s' does not accept value '%s'", name, value));
 }
 
+std::optional<qcow2::Preallocation> PreallocationFromName(const std::string& name) {
+  if (name == "off") return qcow2::Preallocation::kOff;
+  if (name == "metadata") return qcow2::Preallocation::kMetadata;
+  if (name == "falloc") return qcow2::Preallocation::kFalloc;
+  if (name == "full") return qcow2::Preallocation::kFull;
+  return std::nullopt;
+}
+
 Task<absl::Status> FillRaw(File& file, const NewImage& wanted) {
   const uint64_t size = AlignUp<uint64_t>(wanted.size_bytes().value_or(0), 512);
   const std::string preallocation = wanted.Get("preallocation").value_or("off");
@@ -272,14 +280,15 @@ std::string NewImage::Describe(const std::string& path) const {
   return text;
 }
 
-absl::StatusOr<qcow2::CreateOptions> NewImage::ToQcow2() const {
+bool NewImage::IsOn(const char* name) const {
+  const std::optional<std::string> value = Get(name);
+  if (!value.has_value()) return false;
+  const absl::StatusOr<bool> on = ParseSwitch(name, *value);
+  return on.ok() && *on;
+}
+
+absl::StatusOr<qcow2::CreateOptions> NewImage::Sizes() const {
   qcow2::CreateOptions wanted = {.size_bytes = size_bytes().value_or(0)};
-  const auto is_on = [this](const char* name) {
-    const std::optional<std::string> value = Get(name);
-    if (!value.has_value()) return false;
-    const absl::StatusOr<bool> on = ParseSwitch(name, *value);
-    return on.ok() && *on;
-  };
   const uint64_t cluster_bytes = *ParseSize(*Get("cluster_size"));
   if (!std::has_single_bit(cluster_bytes) || cluster_bytes < 512 || cluster_bytes > (2 << 20)) {
     return absl::InvalidArgumentError("Cluster size must be a power of two between 512 and 2048k");
@@ -292,39 +301,67 @@ absl::StatusOr<qcow2::CreateOptions> NewImage::ToQcow2() const {
       return BadValue("version", *compat);
     }
   }
-  const std::string compression = *Get("compression_type");
-  if (compression != "zlib" && compression != "zstd") {
-    return BadValue("compression-type", compression);
-  }
-  wanted.zstd = compression == "zstd";
-  wanted.extended_l2 = is_on("extended_l2");
-  wanted.lazy_refcounts = is_on("lazy_refcounts");
+  wanted.extended_l2 = IsOn("extended_l2");
   const uint64_t refcount_bits = static_cast<uint64_t>(std::stoll(*Get("refcount_bits")));
   if (!std::has_single_bit(refcount_bits) || refcount_bits > 64) {
     return absl::InvalidArgumentError(
         "Refcount width must be a power of two and may not exceed 64 bits");
   }
   wanted.refcount_order = static_cast<uint32_t>(std::countr_zero(refcount_bits));
+  return wanted;
+}
+
+absl::StatusOr<qcow2::CreateOptions> NewImage::Shape() const {
+  // Some words are measure's own.
+  if (const auto compat = Get("compat")) {
+    if (*compat != "0.10" && *compat != "v2" && *compat != "1.1" && *compat != "v3") {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("Invalid compatibility level: '%s'", *compat));
+    }
+  }
+  ASSIGN_OR_RETURN(qcow2::CreateOptions wanted, Sizes());
+  if (wanted.version < 3 && wanted.refcount_order != 4) {
+    return absl::InvalidArgumentError(
+        "Different refcount widths than 16 bits require compatibility level 1.1 or above (use "
+        "compat=1.1 or greater)");
+  }
+  const std::string name = Get("preallocation").value_or("off");
+  const std::optional<qcow2::Preallocation> preallocation = PreallocationFromName(name);
+  if (!preallocation.has_value()) {
+    return absl::InvalidArgumentError(absl::StrCat("invalid parameter value: ", name));
+  }
+  const uint64_t size = wanted.size_bytes;
+  wanted.size_bytes = 0;  // What is measured says that.
+  RETURN_IF_ERROR(qcow2::ValidateCreateOptions(wanted));
+  wanted.size_bytes = size;
+  wanted.preallocation = *preallocation;
+  return wanted;
+}
+
+absl::StatusOr<qcow2::CreateOptions> NewImage::ToQcow2() const {
+  ASSIGN_OR_RETURN(qcow2::CreateOptions wanted, Sizes());
+  const std::string compression = *Get("compression_type");
+  if (compression != "zlib" && compression != "zstd") {
+    return BadValue("compression-type", compression);
+  }
+  wanted.zstd = compression == "zstd";
+  wanted.lazy_refcounts = IsOn("lazy_refcounts");
   wanted.backing_file = Get("backing_file");
   wanted.backing_format = Get("backing_fmt").value_or("");
   if (!wanted.backing_file.has_value() && !wanted.backing_format.empty()) {
     return absl::InvalidArgumentError("Backing format cannot be used without backing file");
   }
-  const std::string preallocation = Get("preallocation").value_or("off");
-  if (preallocation != "off" && preallocation != "metadata" && preallocation != "falloc" &&
-      preallocation != "full") {
-    return BadValue("preallocation", preallocation);
-  }
-  if (preallocation == "metadata") wanted.preallocation = qcow2::Preallocation::kMetadata;
-  if (preallocation == "falloc") wanted.preallocation = qcow2::Preallocation::kFalloc;
-  if (preallocation == "full") wanted.preallocation = qcow2::Preallocation::kFull;
+  const std::string name = Get("preallocation").value_or("off");
+  const std::optional<qcow2::Preallocation> preallocation = PreallocationFromName(name);
+  if (!preallocation.has_value()) return BadValue("preallocation", name);
+  wanted.preallocation = *preallocation;
   if (IsSet("data_file")) wanted.data_file = Get("data_file");
-  wanted.data_file_raw = is_on("data_file_raw");
+  wanted.data_file_raw = IsOn("data_file_raw");
 
   // What the engine does not make yet.
   RETURN_IF_ERROR(Encryption().status());
 
-  if (is_on("nocow")) return NotSupported("nocow");
+  if (IsOn("nocow")) return NotSupported("nocow");
   RETURN_IF_ERROR(qcow2::ValidateCreateOptions(wanted));
   return wanted;
 }

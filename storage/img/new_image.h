@@ -52,10 +52,17 @@ class NewImage {
 
   // For the engine. INVALID_ARGUMENT: values that do not go together; UNIMPLEMENTED.
   absl::StatusOr<qcow2::CreateOptions> ToQcow2() const;
+  // The same for one that nobody makes: only as far as its size depends on it. What does not is not
+  // looked at.
+  absl::StatusOr<qcow2::CreateOptions> Shape() const;
   // How it is to be encrypted, if so. As EncryptionOf().
   absl::StatusOr<std::optional<NewEncryption>> Encryption() const;
 
  private:
+  bool IsOn(const char* name) const;
+  // What both have in common.
+  absl::StatusOr<qcow2::CreateOptions> Sizes() const;
+
   ImageFormat format_;
   std::map<std::string, std::string> values_;
   const SecretStore* secrets_ = nullptr;

@@ -15,6 +15,8 @@
 #include "base/align.h"
 #include "base/status.h"
 #include "storage/buffer_pool.h"
+#include "storage/host_file.h"
+#include "storage/image_lock.h"
 #include "storage/img/arguments.h"
 #include "storage/img/size.h"
 #include "storage/img/source.h"
@@ -71,24 +73,86 @@ Task<absl::Status> ResizeRaw(EventLoop& loop, Opener& opener, SourceOptions opti
   co_return resized.ok() ? closed : resized;
 }
 
-Task<absl::Status> Shrink(EventLoop& loop, Opener& opener, SourceOptions options, uint64_t size) {
-  absl::StatusOr<WholeFile> whole = co_await OpenWholeFile(loop, opener, std::move(options));
-  CO_RETURN_IF_ERROR(whole.status());
-  const absl::Status shrunk = co_await qcow2::ShrinkImage(loop, *whole->file, size);
-  const absl::Status closed = co_await whole->file->Close();
-  co_return shrunk.ok() ? closed : shrunk;
+// An image's file with its data file, which is null without one.
+struct WholeImage {
+  WholeFile whole;
+  std::unique_ptr<File> data;
+};
+
+Task<absl::StatusOr<WholeImage>> OpenWholeImage(EventLoop& loop, Opener& opener,
+                                                SourceOptions options,
+                                                std::optional<std::string> data_file) {
+  WholeImage image;
+  CO_ASSIGN_OR_RETURN(image.whole, co_await OpenWholeFile(loop, opener, options));
+  if (!data_file.has_value()) co_return image;
+  absl::StatusOr<std::string> path = DataFilePath(image.whole.file->name(), *data_file);
+  absl::Status status = path.status();
+  if (path.ok()) {
+    HostFile::Options data_options = {.path = *std::move(path),
+                                      .direct = options.cache.direct,
+                                      .no_flush = options.cache.no_flush,
+                                      .lock = LockMode::kExclusive};
+    auto opened = co_await HostFile::Open(loop, opener, std::move(data_options));
+    status = opened.status();
+    if (opened.ok()) image.data = *std::move(opened);
+  }
+  if (!status.ok()) {
+    const absl::Status closed = co_await image.whole.file->Close();
+    static_cast<void>(closed);
+    co_return status;
+  }
+  co_return image;
 }
 
-Task<absl::Status> Preallocate(EventLoop& loop, Opener& opener, SourceOptions options,
-                               uint64_t begin, uint64_t end, std::string preallocation) {
-  const qcow2::Preallocation mode = preallocation == "metadata" ? qcow2::Preallocation::kMetadata
-                                    : preallocation == "falloc" ? qcow2::Preallocation::kFalloc
-                                                                : qcow2::Preallocation::kFull;
-  absl::StatusOr<WholeFile> whole = co_await OpenWholeFile(loop, opener, std::move(options));
-  CO_RETURN_IF_ERROR(whole.status());
-  const absl::Status done = co_await qcow2::PreallocateRange(loop, *whole->file, begin, end, mode);
-  const absl::Status closed = co_await whole->file->Close();
+Task<absl::Status> CloseWholeImage(WholeImage& image, absl::Status done) {
+  if (image.data != nullptr) {
+    const absl::Status closed = co_await image.data->Close();
+    if (done.ok()) done = closed;
+  }
+  const absl::Status closed = co_await image.whole.file->Close();
   co_return done.ok() ? closed : done;
+}
+
+Task<absl::Status> Shrink(EventLoop& loop, Opener& opener, SourceOptions options,
+                          std::optional<std::string> data_file, uint64_t size) {
+  CO_ASSIGN_OR_RETURN(WholeImage image, co_await OpenWholeImage(loop, opener, std::move(options),
+                                                                std::move(data_file)));
+  absl::Status shrunk =
+      co_await qcow2::ShrinkImage(loop, *image.whole.file, image.data.get(), size);
+  const absl::Status status = co_await CloseWholeImage(image, std::move(shrunk));
+  co_return status;
+}
+
+// What an encrypted image shall store has to be written.
+Task<absl::Status> WriteZerosOut(BlockBackend& disk, uint64_t begin, uint64_t end) {
+  std::vector<iovec> zeros;
+  AppendZeros(kZeroPieceBytes, zeros);
+  for (uint64_t at = begin; at < end; at += kZeroPieceBytes) {
+    const IoVecList piece = Slice(zeros, 0, std::min(kZeroPieceBytes, end - at));
+    const WriteFlags none;
+    CO_RETURN_IF_ERROR(co_await disk.Write(at, piece, none));
+  }
+  co_return absl::OkStatus();
+}
+
+struct NewSpace {
+  uint64_t begin;
+  uint64_t end;
+  std::string preallocation;
+};
+
+Task<absl::Status> Preallocate(EventLoop& loop, Opener& opener, SourceOptions options,
+                               std::optional<std::string> data_file, NewSpace space) {
+  const qcow2::Preallocation mode =
+      space.preallocation == "metadata" ? qcow2::Preallocation::kMetadata
+      : space.preallocation == "falloc" ? qcow2::Preallocation::kFalloc
+                                        : qcow2::Preallocation::kFull;
+  CO_ASSIGN_OR_RETURN(WholeImage image, co_await OpenWholeImage(loop, opener, std::move(options),
+                                                                std::move(data_file)));
+  absl::Status done = co_await qcow2::PreallocateRange(loop, *image.whole.file, image.data.get(),
+                                                       space.begin, space.end, mode);
+  const absl::Status status = co_await CloseWholeImage(image, std::move(done));
+  co_return status;
 }
 
 // What qemu-img says about those that mean something else to it.
@@ -138,6 +202,8 @@ Task<absl::Status> ResizeOpened(EventLoop& loop, Opener& opener, Source& source,
     co_return absl::InvalidArgumentError("The new size must be a multiple of 512");
   }
   const qcow2::Layout layout = source.image->header().layout;
+  std::optional<std::string> data_file;
+  if (layout.external_data) data_file = source.image->header().data_file;
   if (size < old) {
     if (layout.version < 3 && source.image->header().snapshot_count > 0) {
       co_return absl::UnimplementedError("Can't resize a v2 image which has snapshots");
@@ -151,7 +217,8 @@ Task<absl::Status> ResizeOpened(EventLoop& loop, Opener& opener, Source& source,
     }
     *closed = true;
     CO_RETURN_IF_ERROR(co_await disk.Close());
-    const absl::Status shrunk = co_await Shrink(loop, opener, options.image, size);
+    const absl::Status shrunk =
+        co_await Shrink(loop, opener, options.image, std::move(data_file), size);
     co_return shrunk;
   }
   if (size > old) {
@@ -159,12 +226,17 @@ Task<absl::Status> ResizeOpened(EventLoop& loop, Opener& opener, Source& source,
     if (!grown.ok()) co_return InOtherWords(grown);
   }
   if (options.preallocation == "off") co_return absl::OkStatus();
+  if (source.image->header().encryption.has_value()) {
+    const absl::Status written = co_await WriteZerosOut(disk, old, size);
+    co_return written;
+  }
   *closed = true;
   CO_RETURN_IF_ERROR(co_await disk.Close());
-  const uint64_t begin = AlignUp<uint64_t>(old, layout.cluster_bytes());
-  const uint64_t end = AlignUp<uint64_t>(size, layout.cluster_bytes());
+  NewSpace space = {.begin = AlignUp<uint64_t>(old, layout.cluster_bytes()),
+                    .end = AlignUp<uint64_t>(size, layout.cluster_bytes()),
+                    .preallocation = options.preallocation};
   const absl::Status done =
-      co_await Preallocate(loop, opener, options.image, begin, end, options.preallocation);
+      co_await Preallocate(loop, opener, options.image, std::move(data_file), std::move(space));
   co_return done;
 }
 

@@ -19,8 +19,11 @@ struct Verb {
 // In alphabetical order.
 constexpr Verb kVerbs[] = {
     {"amend", Amend,
-     "[--image-opts] [-p] [-q] [-f FORMAT] [-t CACHE] -o OPTIONS FILE\n"
-     "    Changes what FILE was made as; -o help lists OPTIONS.\n"},
+     "[--image-opts] [-p] [-q] [-f FORMAT] [-t CACHE] [--force] -o OPTIONS FILE\n"
+     "    Changes what FILE was made as; -o help lists OPTIONS. Of an encrypted image, named with\n"
+     "    the secret that opens it, encrypt.state=active,encrypt.new-secret=ID adds a passphrase\n"
+     "    and encrypt.state=inactive,encrypt.old-secret=ID erases one, but never the last without\n"
+     "    --force.\n"},
     {"bench", Bench,
      "[-w] [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] [-o OFFSET] [-f FORMAT] [-t CACHE] [-U]\n"
      "      [--flush-interval=COUNT [--no-drain]] [--pattern=BYTE] [--latency] FILE\n"
@@ -38,7 +41,8 @@ constexpr Verb kVerbs[] = {
      "    Compares refcounts with references; -r mends them. Exit status: 0 clean, 1 could not be\n"
      "    checked, 2 corruptions, 3 leaked clusters only, 63 nothing to check in this format.\n"},
     {"commit", Commit,
-     "[--image-opts] [-f FORMAT] [-t CACHE] [-b BASE] [-d] [-p] [-q] FILE\n"
+     "[--image-opts] [-f FORMAT] [-t CACHE] [-b BASE] [-r RATE] [-d] [-p] [-q]\n"
+     "      FILE\n"
      "    Writes what FILE holds into its backing file, or into BASE further down, and empties "
      "FILE\n"
      "    then; with -d or -b it stays as it is.\n"},

@@ -99,6 +99,46 @@ TEST_F(ToolTest, EncryptedImagesStayClosedWithoutTheirKey) {
   EXPECT_EQ(right.status, 0) << right.err;
 }
 
+TEST_F(ToolTest, MeasuresEncryptedImages) {
+  const std::string object = "secret,id=k,data=key";
+  const auto measure = [&](const std::string& options) {
+    return Run({"measure", "--object", object, "-O", "qcow2", "-o",
+                "encrypt.format=luks,encrypt.key-secret=k" + options, "--size", "1G"});
+  };
+  // What qemu-img says where it can.
+  EXPECT_EQ(measure("").out, "required size: 2490368\nfully allocated size: 1076232192\n");
+  EXPECT_EQ(measure(",cluster_size=4k").out,
+            "required size: 4706304\nfully allocated size: 1078448128\n");
+  EXPECT_EQ(measure(",cluster_size=2M").out,
+            "required size: 12582912\nfully allocated size: 1086324736\n");
+  EXPECT_EQ(measure(",encrypt.cipher-alg=aes-128").out,
+            "required size: 1507328\nfully allocated size: 1075249152\n");
+  EXPECT_EQ(measure(",preallocation=falloc").out,
+            "required size: 1076232192\nfully allocated size: 1076232192\n");
+  EXPECT_EQ(measure(",extended_l2=on").out,
+            "required size: 2621440\nfully allocated size: 1076363264\n");
+}
+
+TEST_F(ToolTest, PreallocatedSpaceOfEncryptedImagesReadsAsZeros) {
+  const std::string object = "secret,id=k,data=key";
+  const std::string image = "driver=qcow2,encrypt.key-secret=k,file.filename=disk.qcow2";
+  for (const std::string mode : {"metadata", "falloc", "full"}) {
+    ASSERT_EQ(
+        Run({"create", "-q", "--object", object, "-f", "qcow2", "-o",
+             "encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=1", "disk.qcow2", "1M"})
+            .status,
+        0);
+    const Ran grown =
+        Run({"resize", "--object", object, "--image-opts", "--preallocation=" + mode, image, "3M"});
+    EXPECT_EQ(grown.status, 0) << grown.err;
+    EXPECT_THAT(Run({"check", "disk.qcow2"}).out, HasSubstr("32/48 = 66.67% allocated"));
+    const Ran back =
+        Run({"convert", "--object", object, "--image-opts", "-O", "raw", image, "back"});
+    EXPECT_EQ(back.status, 0) << back.err;
+    EXPECT_TRUE(ReadFile("back") == std::string(3 << 20, '\0'));
+  }
+}
+
 TEST_F(ToolTest, CreatesRawImages) {
   EXPECT_EQ(Run({"create", "sparse.raw", "1M"}).status, 0);
   EXPECT_EQ(std::filesystem::file_size("sparse.raw"), 1u << 20);

@@ -41,10 +41,11 @@ class Checker {
     FlagCheck flags(state_, refcounts_, repair_);
     CO_RETURN_IF_ERROR(co_await flags.Run());
     if (repair_ == Repair::kNone) co_return absl::OkStatus();
+    // Otherwise an entry that points behind the end may yet be somebody's data.
+    const bool mended = result.check_errors == 0 && result.corruptions == 0;
+    if (mended) CO_RETURN_IF_ERROR(co_await refcounts_.ClearBehindEnd());
     CO_RETURN_IF_ERROR(co_await state_.file.Sync());
-    if (result.check_errors == 0 && result.corruptions == 0) {
-      CO_RETURN_IF_ERROR(co_await ClearDamageBits());
-    }
+    if (mended) CO_RETURN_IF_ERROR(co_await ClearDamageBits());
     co_return absl::OkStatus();
   }
 

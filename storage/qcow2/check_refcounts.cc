@@ -166,6 +166,28 @@ Task<absl::Status> RefcountComparison::CompareBlock(uint64_t region, uint64_t be
   co_return written;
 }
 
+Task<absl::Status> RefcountComparison::ClearBehindEnd() {
+  const Layout& layout = state_.layout;
+  const uint64_t per_block = layout.refcounts_per_block();
+  const uint64_t clusters = state_.clusters;
+  const std::vector<uint64_t>& table = state_.refcount_table;
+  std::vector<uint8_t> block(layout.cluster_bytes());
+  for (uint64_t region = clusters / per_block; region < table.size(); ++region) {
+    if (table[region] == 0) continue;
+    const iovec part = ToIoVec(std::span<uint8_t>(block));
+    CO_RETURN_IF_ERROR(co_await state_.file.Read(table[region], IoVecs(&part, 1)));
+    bool changed = false;
+    for (uint64_t at = clusters - std::min(clusters, region * per_block); at < per_block; ++at) {
+      if (ReadRefcount(block, layout.refcount_order, at) == 0) continue;
+      WriteRefcount(block, layout.refcount_order, at, 0);
+      changed = true;
+    }
+    if (!changed) continue;
+    CO_RETURN_IF_ERROR(co_await state_.Write(table[region], block.data(), block.size()));
+  }
+  co_return absl::OkStatus();
+}
+
 Task<absl::StatusOr<uint64_t>> RefcountComparison::Stored(uint64_t cluster) {
   const Layout& layout = state_.layout;
   const uint64_t region = cluster / layout.refcounts_per_block();

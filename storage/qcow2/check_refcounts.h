@@ -22,6 +22,9 @@ class RefcountComparison {
   Task<absl::Status> CountStructures(Repair repair);
   // Each difference is told, counted, and mended in place where `repair` allows it.
   Task<absl::Status> Compare(Repair repair);
+  // A crash may leave counts behind the end of the file, for clusters that were never there. They
+  // would leak as soon as the file grows over them.
+  Task<absl::Status> ClearBehindEnd();
   // What the blocks say of a cluster.
   Task<absl::StatusOr<uint64_t>> Stored(uint64_t cluster);
 

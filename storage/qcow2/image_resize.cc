@@ -58,10 +58,10 @@ Task<absl::Status> Image::Resize(uint64_t size_bytes) {
   }
   header_.size_bytes = size_bytes;
   bitmaps_.Resize(size_bytes);
+  if (layout_.external_data && data_.size() < size_bytes && data_.traits().growable) {
+    CO_RETURN_IF_ERROR(co_await data_.Truncate(size_bytes));
+  }
   if (header_.raw_external_data()) {
-    if (data_.size() < size_bytes && data_.traits().growable) {
-      CO_RETURN_IF_ERROR(co_await data_.Truncate(size_bytes));
-    }
     CO_RETURN_IF_ERROR(co_await MapRawData(old_size, size_bytes));
   }
   // Who began before took the old end for the end of its cluster: a discard up to there drops all

@@ -26,16 +26,22 @@ std::span<const uint8_t> BytesOf(const Be64& value) {
   return {reinterpret_cast<const uint8_t*>(&value), sizeof(value)};
 }
 
-absl::Status RefuseDataFile(OfflineImage& image, const char* what) {
-  if ((image.header().incompatible & kIncompatibleDataFile) == 0) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrFormat(
-      "%s: %s an image with an external data file is not supported", image.file().name(), what));
+// `data` comes with an image that has one.
+absl::Status CheckDataFile(OfflineImage& image, const File* data) {
+  const bool external = (image.header().incompatible & kIncompatibleDataFile) != 0;
+  if (external == (data != nullptr)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      external ? "%s: 'data-file' is required for this image"
+               : "%s: 'data-file' can only be set for images with an external data file",
+      image.file().name()));
 }
 
 // Makes room for a few L2 tables of the range at a time.
 class Preallocator {
  public:
-  Preallocator(OfflineImage& image, Preallocation mode) : image_(image), mode_(mode) {}
+  // `data` is the external data file, or null.
+  Preallocator(OfflineImage& image, File* data, Preallocation mode)
+      : image_(image), data_(data), mode_(mode) {}
 
   Task<absl::Status> Run(uint64_t begin, uint64_t end) {
     const Layout& layout = image_.layout();
@@ -81,7 +87,8 @@ class Preallocator {
     co_return absl::OkStatus();
   }
 
-  // Entries of `table` within [begin, end) that get a host cluster: from `next` on, if not 0.
+  // Entries of `table` within [begin, end) that get a host cluster: from `next` on, if not 0; in a
+  // data file each has the place that it has on the disk.
   uint64_t Assign(Table& table, uint64_t begin, uint64_t end, uint64_t* next) {
     const Layout& layout = image_.layout();
     uint64_t count = 0;
@@ -92,7 +99,7 @@ class Preallocator {
       if ((raw & kEntryOffsetMask) != 0 || (raw & kEntryCompressed) != 0) continue;
       ++count;
       if (*next == 0) continue;
-      raw = *next | kEntryCopied;
+      raw = (data_ != nullptr ? at : *next) | kEntryCopied;
       std::memcpy(entry, &raw, sizeof(raw));
       if (layout.l2_entry_bytes == 16) {
         const Be64 all_allocated(0xffffffff);
@@ -115,10 +122,18 @@ class Preallocator {
       wanted += Assign(tables[i], std::max(begin, index * per_table),
                        std::min(end, (index + 1) * per_table), &none);
     }
-    if (wanted > 0) {
+    if (data_ != nullptr) {
+      CO_RETURN_IF_ERROR(co_await PrepareSpace(*data_, begin, end - begin));
+      uint64_t next = ~uint64_t{0};
+      for (Table& table : tables) {
+        Assign(table, std::max(begin, table.l1_index * per_table),
+               std::min(end, (table.l1_index + 1) * per_table), &next);
+      }
+      CO_RETURN_IF_ERROR(co_await data_->Sync());
+    } else if (wanted > 0) {
       // Behind the end of the file, where nothing has ever been: it reads as zeros.
       CO_ASSIGN_OR_RETURN(const uint64_t data, co_await image_.counts().AllocateAtEnd(wanted));
-      CO_RETURN_IF_ERROR(co_await PrepareSpace(data, wanted << layout.cluster_bits));
+      CO_RETURN_IF_ERROR(co_await PrepareSpace(image_.file(), data, wanted << layout.cluster_bits));
       uint64_t next = data;
       for (Table& table : tables) {
         Assign(table, std::max(begin, table.l1_index * per_table),
@@ -146,15 +161,21 @@ class Preallocator {
     co_return status;
   }
 
-  Task<absl::Status> PrepareSpace(uint64_t offset, uint64_t length) {
-    File& file = image_.file();
-    const uint64_t end = offset + length;
-    if (mode_ == Preallocation::kMetadata) {
-      if (end > file.size()) CO_RETURN_IF_ERROR(co_await file.Truncate(end));
-      co_return absl::OkStatus();
+  Task<absl::Status> PrepareSpace(File& file, uint64_t offset, uint64_t length) {
+    uint64_t end = offset + length;
+    // A data file ends where the disk does.
+    if (data_ != nullptr) end = std::min(end, image_.header().size_bytes);
+    if (end > file.size() && mode_ == Preallocation::kMetadata) {
+      CO_RETURN_IF_ERROR(co_await file.Truncate(end));
+    } else if (end > file.size()) {
+      CO_RETURN_IF_ERROR(co_await file.Extend(end));
     }
-    CO_RETURN_IF_ERROR(co_await file.Extend(std::max(end, file.size())));
-    if (mode_ == Preallocation::kFalloc) co_return absl::OkStatus();
+    if (data_ != nullptr && mode_ != Preallocation::kFull) {
+      // It may have been longer than its disk, and holes in it have no space yet.
+      const bool may_unmap = mode_ == Preallocation::kMetadata;
+      CO_RETURN_IF_ERROR(co_await file.WriteZeroes(offset, end - offset, may_unmap));
+    }
+    if (mode_ != Preallocation::kFull) co_return absl::OkStatus();
     std::vector<iovec> zeros;
     AppendZeros(kZeroPieceBytes, zeros);
     for (uint64_t at = offset; at < end; at += kZeroPieceBytes) {
@@ -165,19 +186,35 @@ class Preallocator {
   }
 
   OfflineImage& image_;
+  File* const data_;
   const Preallocation mode_;
   std::vector<Be64> l1_;
 };
 
+// What the table of the new last cluster says of clusters behind the end, which are gone.
+Task<absl::Status> ForgetBehindEnd(OfflineImage& image, const std::vector<Be64>& l1,
+                                   uint64_t size_bytes) {
+  const Layout& layout = image.layout();
+  const uint64_t end = AlignUp<uint64_t>(size_bytes, layout.cluster_bytes());
+  const uint64_t index = layout.l1_index(end);
+  if (end % layout.guest_bytes_per_l2() == 0 || index >= l1.size()) co_return absl::OkStatus();
+  const uint64_t table = l1[index] & kEntryOffsetMask;
+  if (table == 0) co_return absl::OkStatus();
+  const uint64_t begin = layout.l2_index(end) * layout.l2_entry_bytes;
+  const std::vector<uint8_t> zeros(layout.cluster_bytes() - begin);
+  const absl::Status written = co_await image.WriteBytes(table + begin, zeros);
+  co_return written;
+}
+
 }  // namespace
 
-Task<absl::Status> ShrinkImage(EventLoop& loop, File& file, uint64_t size_bytes) {
+Task<absl::Status> ShrinkImage(EventLoop& loop, File& file, File* data, uint64_t size_bytes) {
   absl::StatusOr<std::unique_ptr<BitmapStore>> store = co_await BitmapStore::Open(loop, file);
   CO_RETURN_IF_ERROR(store.status());
   OfflineImage& image = (*store)->image();
   Header& header = image.header();
   const Layout& layout = image.layout();
-  CO_RETURN_IF_ERROR(RefuseDataFile(image, "shrinking"));
+  CO_RETURN_IF_ERROR(CheckDataFile(image, data));
   if (layout.version < 3 && header.snapshot_count > 0) {
     co_return absl::UnimplementedError("Can't resize a v2 image which has snapshots");
   }
@@ -205,20 +242,30 @@ Task<absl::Status> ShrinkImage(EventLoop& loop, File& file, uint64_t size_bytes)
   }
   if (!stored.empty()) CO_RETURN_IF_ERROR(co_await (*store)->Store(std::move(stored)));
   CO_RETURN_IF_ERROR(co_await image.CutFile());
+  // In a data file nothing else is counted that these entries refer to.
+  if (data != nullptr) CO_RETURN_IF_ERROR(co_await ForgetBehindEnd(image, l1, size_bytes));
+  if (data != nullptr && lowered.ok() && data->traits().growable) {
+    CO_RETURN_IF_ERROR(co_await data->Truncate(size_bytes));
+    CO_RETURN_IF_ERROR(co_await data->Sync());
+  }
   co_return lowered;
 }
 
-Task<absl::Status> PreallocateRange(EventLoop& loop, File& file, uint64_t begin, uint64_t end,
-                                    Preallocation mode) {
+Task<absl::Status> PreallocateRange(EventLoop& loop, File& file, File* data, uint64_t begin,
+                                    uint64_t end, Preallocation mode) {
   if (begin >= end) co_return absl::OkStatus();
   absl::StatusOr<std::unique_ptr<OfflineImage>> image = co_await OfflineImage::Open(loop, file);
   CO_RETURN_IF_ERROR(image.status());
-  CO_RETURN_IF_ERROR(RefuseDataFile(**image, "preallocating"));
-  if (!file.traits().growable) {
+  CO_RETURN_IF_ERROR(CheckDataFile(**image, data));
+  if ((*image)->header().encryption.has_value()) {
+    co_return absl::UnimplementedError(absl::StrFormat(
+        "%s: space that is only set aside would not decrypt to zeros", file.name()));
+  }
+  if (data == nullptr && !file.traits().growable) {
     co_return absl::UnimplementedError(
         absl::StrFormat("%s: preallocating on a block device is not supported", file.name()));
   }
-  Preallocator preallocator(**image, mode);
+  Preallocator preallocator(**image, data, mode);
   const absl::Status status = co_await preallocator.Run(begin, end);
   co_return status;
 }

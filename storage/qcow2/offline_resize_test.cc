@@ -47,12 +47,12 @@ void WriteAt(Qcow2Disk& disk, uint64_t offset, uint64_t length, uint8_t byte) {
 
 absl::Status Shrink(Qcow2Disk& disk, uint64_t size) {
   MemoryFile file(disk.loop(), disk.medium());
-  return disk.loop().RunTask(ShrinkImage(disk.loop(), file, size));
+  return disk.loop().RunTask(ShrinkImage(disk.loop(), file, nullptr, size));
 }
 
 absl::Status Preallocate(Qcow2Disk& disk, uint64_t begin, uint64_t end, Preallocation mode) {
   MemoryFile file(disk.loop(), disk.medium());
-  return disk.loop().RunTask(PreallocateRange(disk.loop(), file, begin, end, mode));
+  return disk.loop().RunTask(PreallocateRange(disk.loop(), file, nullptr, begin, end, mode));
 }
 
 TEST(ShrinkImageTest, GivesBackWhatLiesBehindTheEnd) {
@@ -169,6 +169,43 @@ TEST(AmendTest, DownToVersion2AndUpAgain) {
   EXPECT_EQ(Content(disk), before);
 }
 
+// --- External data files ---
+
+TEST(DataFileResizeTest, TheDataFileIsCutWithItsDisk) {
+  Qcow2Disk disk(CreateOptions{.size_bytes = kDisk, .cluster_bits = 12, .data_file = "data"});
+  WriteAt(disk, 0, kDisk, 1);
+  EXPECT_TRUE(absl::IsInvalidArgument(Shrink(disk, 1 << 20)));  // Without it.
+  {
+    MemoryFile file(disk.loop(), disk.medium());
+    MemoryFile data(disk.loop(), disk.data_medium());
+    const absl::Status shrunk = disk.loop().RunTask(ShrinkImage(disk.loop(), file, &data, 1 << 20));
+    ASSERT_TRUE(shrunk.ok()) << shrunk;
+  }
+  EXPECT_EQ(disk.data_medium().bytes.size(), 1u << 20);
+  EXPECT_TRUE(IsClean(disk));
+  EXPECT_EQ(Content(disk), std::vector<uint8_t>(1 << 20, 1));
+}
+
+TEST(DataFileResizeTest, PreallocatedSpaceReadsAsZerosWhateverTheFileHeld) {
+  for (const Preallocation mode :
+       {Preallocation::kMetadata, Preallocation::kFalloc, Preallocation::kFull}) {
+    Qcow2Disk disk(CreateOptions{.size_bytes = kDisk, .cluster_bits = 12, .data_file = "data"});
+    WriteAt(disk, 0, 4096, 1);
+    disk.data_medium().bytes.resize(kDisk);
+    std::fill(disk.data_medium().bytes.begin() + 8192, disk.data_medium().bytes.end(), 0xee);
+    MemoryFile file(disk.loop(), disk.medium());
+    MemoryFile data(disk.loop(), disk.data_medium());
+    const absl::Status done =
+        disk.loop().RunTask(PreallocateRange(disk.loop(), file, &data, 4096, kDisk, mode));
+    ASSERT_TRUE(done.ok()) << done;
+    EXPECT_EQ(disk.Check()->allocated_clusters, kDisk / 4096);
+    EXPECT_TRUE(IsClean(disk));
+    std::vector<uint8_t> expected(kDisk);
+    std::fill(expected.begin(), expected.begin() + 4096, 1);
+    EXPECT_EQ(Content(disk), expected);
+  }
+}
+
 // --- Failures and power cuts at every step ---
 
 enum class Verb { kShrink, kPreallocate, kEmpty, kWidth };
@@ -176,9 +213,9 @@ enum class Verb { kShrink, kPreallocate, kEmpty, kWidth };
 Task<absl::Status> Perform(EventLoop& loop, File& file, Verb verb) {
   absl::Status status;
   if (verb == Verb::kShrink) {
-    status = co_await ShrinkImage(loop, file, 32 << 10);
+    status = co_await ShrinkImage(loop, file, nullptr, 32 << 10);
   } else if (verb == Verb::kPreallocate) {
-    status = co_await PreallocateRange(loop, file, 0, 96 << 10, Preallocation::kMetadata);
+    status = co_await PreallocateRange(loop, file, nullptr, 0, 96 << 10, Preallocation::kMetadata);
   } else if (verb == Verb::kEmpty) {
     status = co_await EmptyImage(loop, file);
   } else {

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """vireo-img and qemu-img 7.2 side by side: the same command line in two copies of one folder.
 
-usage: img_agreement_test.py VIREO_IMG [TEST...]
+usage: img_agreement_test.py VIREO_IMG LUKS_IMAGE [TEST...]
 What they print, their exit status and the images that they leave must be the same, but for the program's
 name and for what is listed as ours. Skipped where qemu-img is missing or is no 7.2.
 """
 
+import gzip
 import os
 import random
 import re
@@ -18,6 +19,7 @@ import time
 import unittest
 
 VIREO_IMG = os.path.abspath(sys.argv[1])
+LUKS_IMAGE = os.path.abspath(sys.argv[2])  # Compressed; its passphrase is "key".
 QEMU_IMG = "/usr/bin/qemu-img"
 QEMU_IO = "/usr/bin/qemu-io"
 LIMIT = 120  # Seconds; only ever reached by a failing test.
@@ -185,6 +187,18 @@ class Measure(Agreement):
         self.agree_on_all(["measure --size 1G", "measure --size 1000 -O raw", "measure --size 8E", "measure --size foo",
                            "measure --size 1P -O qcow2 -o cluster_size=512", "measure --size 1G -O raw -o size=2G",
                            "measure --size 1G -O raw -o preallocation=full", "measure --size 1G -O qcow2 --output=json"])
+
+    def test_kinds(self):
+        self.chain()
+        for options in ("data_file=d.raw", "data_file=d.raw,data_file_raw=on", "data_file=d.raw,preallocation=full",
+                        "preallocation=metadata", "preallocation=falloc", "preallocation=full", "preallocation=foo",
+                        "extended_l2=on", "extended_l2=on,cluster_size=16k", "extended_l2=on,cluster_size=4k",
+                        "extended_l2=on,preallocation=metadata", "data_file_raw=on", "lazy_refcounts=on,compat=0.10",
+                        "compat=0.10,refcount_bits=1", "compat=3", "compression_type=zstd,compat=0.10", "encrypt.format=aes",
+                        "encryption=on", "encrypt.format=luks", "encrypt.format=luks,encrypt.key-secret=nope",
+                        "encrypt.cipher-alg=aes-128"):
+            self.agree(f"measure -O qcow2 -o {options} --size 1G")
+            self.agree(f"measure -O qcow2 -o {options} c.qcow2")
 
     def test_images(self):
         self.chain()
@@ -479,6 +493,140 @@ class Check(Agreement):
                            "check --output=json -f raw b.qcow2", "check -f qcow2 a.raw"])
 
 
+class Resize(Agreement):
+    def data_file(self, options=""):
+        self.img("create", "-q", "-f", "qcow2", "-o", "data_file=d.raw" + options, "t.qcow2", "3M")
+        self.io("t.qcow2", "write -P 7 100k 2M")
+
+    def resized(self, line):
+        self.agree(line, [("d.raw", "raw")])
+        shown = []
+        for folder in ("theirs", "ours"):
+            cwd = os.path.join(self.folder.name, folder)
+            must(QEMU_IMG, "convert", "-f", "qcow2", "-O", "raw", "t.qcow2", "shown", cwd=cwd)
+            with open(os.path.join(cwd, "shown"), "rb") as file:
+                shown.append(file.read())
+            # How much of it is allocated, too; where the file ends is each one's own matter.
+            checked = must(QEMU_IMG, "check", "-f", "qcow2", "t.qcow2", cwd=cwd)
+            shown.append(re.sub(r"Image end offset: \d+", "", checked))
+        self.assertTrue(shown[:2] == shown[2:], (line, shown[1], shown[3]))
+
+    def test_data_files(self):
+        for options in ("", ",cluster_size=4k", ",data_file_raw=on", ",extended_l2=on"):
+            self.data_file(options)
+            for mode in ("off", "metadata", "falloc", "full"):
+                self.resized(f"resize -f qcow2 --preallocation={mode} t.qcow2 5M")
+            for size in ("1M", "2000384", "512"):
+                self.resized(f"resize -f qcow2 --shrink t.qcow2 {size}")
+            self.agree("resize -f qcow2 t.qcow2 1M")
+
+
+class Encrypted(Agreement):
+    KEYS = "--object secret,id=k,data=key --object secret,id=n,data=new --object secret,id=w,data=wrong"
+    IMAGE = "--image-opts driver=qcow2,encrypt.key-secret=k,file.filename=l.qcow2"
+
+    def setUp(self):
+        super().setUp()
+        with gzip.open(LUKS_IMAGE) as packed, open(os.path.join(self.start, "l.qcow2"), "wb") as image:
+            shutil.copyfileobj(packed, image)
+
+    def ours(self, *args):
+        return must(VIREO_IMG, *args, cwd=self.start)
+
+    def opens(self, folder, passphrase):
+        done = subprocess.run(
+            [QEMU_IO, "--object", f"secret,id=s,data={passphrase}", "-c", "read -P 1 0 4k", "--image-opts",
+             "driver=qcow2,encrypt.key-secret=s,file.filename=l.qcow2"],
+            cwd=os.path.join(self.folder.name, folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=LIMIT)
+        return done.returncode == 0 and b"failed" not in done.stdout
+
+    def amend(self, options, flags="", keys=("key",), wrong=()):
+        self.agree(f"amend {self.KEYS} {flags} -o {options} {self.IMAGE}")
+        for folder in ("theirs", "ours"):
+            for key in keys:
+                self.assertTrue(self.opens(folder, key), (options, folder, key))
+            for key in wrong:
+                self.assertFalse(self.opens(folder, key), (options, folder, key))
+
+    def test_key_slot_refusals(self):
+        for options in (
+                "encrypt.state=active", "encrypt.new-secret=n", "encrypt.state=foo",
+                "encrypt.state=active,encrypt.new-secret=n,encrypt.old-secret=k",
+                "encrypt.state=active,encrypt.new-secret=n,encrypt.keyslot=0",
+                "encrypt.state=active,encrypt.new-secret=n,encrypt.keyslot=8",
+                "encrypt.state=active,encrypt.new-secret=n,encrypt.keyslot=-1",
+                "encrypt.state=active,encrypt.new-secret=n,encrypt.keyslot=foo",
+                "encrypt.state=active,encrypt.new-secret=n,encrypt.iter-time=foo",
+                "encrypt.state=active,encrypt.new-secret=nope", "encrypt.state=inactive",
+                "encrypt.state=inactive,encrypt.new-secret=n", "encrypt.state=inactive,encrypt.iter-time=10",
+                "encrypt.state=inactive,encrypt.old-secret=k", "encrypt.state=inactive,encrypt.old-secret=w",
+                "encrypt.state=inactive,encrypt.old-secret=nope", "encrypt.state=inactive,encrypt.keyslot=0",
+                "encrypt.state=inactive,encrypt.keyslot=1", "encrypt.state=inactive,encrypt.keyslot=9",
+                "encrypt.state=inactive,encrypt.keyslot=0,encrypt.old-secret=w",
+                "encrypt.state=inactive,encrypt.keyslot=1,encrypt.old-secret=k", "encrypt.cipher-alg=aes-128"):
+            self.amend(options)
+        self.chain()
+        self.agree(f"amend {self.KEYS} -f qcow2 -o encrypt.state=inactive,encrypt.keyslot=0 l.qcow2")
+        self.agree(f"amend {self.KEYS} -o encrypt.state=inactive,encrypt.keyslot=0 b.qcow2")
+
+    def test_key_slots(self):
+        # Keys are added with ours: the other may not manage to measure its time.
+        active = "encrypt.state=active,encrypt.new-secret=n,encrypt.iter-time=10"
+        image = self.IMAGE.split()
+        self.ours("amend", *self.KEYS.split(), "-o", active, *image)
+        self.ours("amend", *self.KEYS.split(), "-o", active + ",encrypt.keyslot=6", *image)
+        self.amend("encrypt.state=inactive,encrypt.old-secret=w", keys=("key", "new"), wrong=("wrong",))
+        self.amend("encrypt.state=inactive,encrypt.old-secret=k", keys=("new",), wrong=("key",))
+        self.amend("encrypt.state=inactive,encrypt.old-secret=n", keys=("key",), wrong=("new",))
+        self.amend("encrypt.state=inactive,encrypt.keyslot=6,encrypt.old-secret=n", keys=("key", "new"))
+        self.amend("encrypt.state=inactive,encrypt.keyslot=1", keys=("key", "new"))
+        self.amend("encrypt.state=inactive,encrypt.keyslot=5", "--force", keys=("key", "new"))
+        self.ours("amend", *self.KEYS.split(), "--force", "-o", active + ",encrypt.keyslot=0", *image)
+        shutil.copytree(self.start, os.path.join(self.folder.name, "third"))
+        self.assertTrue(self.opens("third", "new"))
+        self.assertFalse(self.opens("third", "key"))
+
+    def overlay(self):
+        """o.qcow2, encrypted, over a.raw."""
+        self.chain()
+        self.ours("create", "-q", *self.KEYS.split(), "-f", "qcow2", "-b", "a.raw", "-F", "raw", "-o",
+                  "encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10", "o.qcow2")
+        must(QEMU_IO, *self.KEYS.split(), "--image-opts", "-c", "write -P 5 1M 300k", "-c", "write -z 5M 64k",
+             "driver=qcow2,encrypt.key-secret=k,file.filename=o.qcow2", cwd=self.start)
+        return "driver=qcow2,encrypt.key-secret=k,file.filename=o.qcow2"
+
+    def shown(self, folder, image):
+        must(QEMU_IMG, "convert", *self.KEYS.split(), "--image-opts", "-O", "raw", image, "shown",
+             cwd=os.path.join(self.folder.name, folder))
+        with open(os.path.join(self.folder.name, folder, "shown"), "rb") as file:
+            return file.read()
+
+    def test_commit(self):
+        image = self.overlay()
+        for flags in ("", "-d", "-r 1G"):
+            self.agree(f"commit {self.KEYS} {flags} --image-opts {image}", [("a.raw", "raw")])
+        self.agree("commit o.qcow2")
+        self.agree("commit -r 16M b.qcow2", [("a.raw", "raw")])
+        self.agree("commit -r foo b.qcow2")
+
+    def test_rebase(self):
+        image = self.overlay()
+        self.img("create", "-q", "-f", "raw", "other.raw", "8M")
+        other = os.path.join(self.start, "other.raw")  # Theirs takes no relative name here.
+        for line in (["-b", ""], ["-b", other, "-F", "raw"], ["-u", "-b", other, "-F", "raw"]):
+            self.agree(["rebase", *self.KEYS.split(), *line, "--image-opts", image])
+            self.assertTrue(self.shown("theirs", image) == self.shown("ours", image))
+
+    def test_compare_and_convert(self):
+        image = self.overlay()
+        other = self.IMAGE.split()[1]
+        for first, second in ((image, image), (image, other), (other, image),
+                              (image, "driver=raw,file.filename=a.raw")):
+            self.agree(f"compare {self.KEYS} --image-opts {first} {second}")
+        self.agree(f"convert {self.KEYS} --image-opts -O raw {image} x", [("x", "raw")])
+        self.agree(f"convert {self.KEYS} --image-opts -O qcow2 {image} x", [("x", "qcow2")])
+
+
 class Interrupted(unittest.TestCase):
     """What is ours alone: an interrupted run leaves no half file, and SIGUSR1 asks how far it has come."""
 
@@ -574,4 +722,4 @@ class Create(Agreement):
 
 
 if __name__ == "__main__":
-    unittest.main(argv=[sys.argv[0], *sys.argv[2:]])
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]])
