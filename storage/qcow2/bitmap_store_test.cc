@@ -156,6 +156,20 @@ TEST(BitmapTrackerTest, EveryChangeOfTheDiskIsMarked) {
   EXPECT_TRUE(IsClean(disk));
 }
 
+TEST(BitmapTrackerTest, SoIsWhatIsZeroedInARawDataFile) {
+  Qcow2Disk disk(CreateOptions{
+      .size_bytes = kDisk, .cluster_bits = 12, .data_file = "data", .data_file_raw = true});
+  ASSERT_TRUE(Do(disk, Verb::kAdd, "on").ok());
+  ASSERT_TRUE(disk.Open().ok());
+  ASSERT_TRUE(disk.Zero(1 << 20, 8192, true).ok());
+  ASSERT_TRUE(disk.Discard(2 << 20, 4096).ok());
+  ASSERT_TRUE(disk.Close().ok());
+  const absl::StatusOr<DirtyBitmap> bits = Bits(disk, "on");
+  ASSERT_TRUE(bits.ok()) << bits.status();
+  EXPECT_EQ(bits->DirtyBytes(), 8192u + 4096u);
+  EXPECT_TRUE(bits->IsDirty(1 << 20) && bits->IsDirty(2 << 20));
+}
+
 TEST(BitmapTrackerTest, AReaderAndAWriterThatWritesNothingChangeNothing) {
   Qcow2Disk disk(CreateOptions{.size_bytes = kDisk});
   ASSERT_TRUE(Do(disk, Verb::kAdd, "on").ok());

@@ -44,6 +44,7 @@ Task<absl::Status> Image::Resize(uint64_t size_bytes) {
 
   // New space reads as zeros, also where a longer backing file has bytes.
   geometry_.size_bytes = size_bytes;
+  bitmaps_.Resize(size_bytes);  // They miss nothing that is written there from now on.
   absl::Status status;
   if (backing_ != nullptr && backing_->geometry().size_bytes > old_size) {
     const uint64_t end = std::min(size_bytes, backing_->geometry().size_bytes);
@@ -54,10 +55,10 @@ Task<absl::Status> Image::Resize(uint64_t size_bytes) {
   if (status.ok()) status = co_await WriteHeader(kSizeFieldOffset, std::move(size_field));
   if (!status.ok()) {
     geometry_.size_bytes = old_size;
+    bitmaps_.Resize(old_size);
     co_return status;
   }
   header_.size_bytes = size_bytes;
-  bitmaps_.Resize(size_bytes);
   if (layout_.external_data && data_.size() < size_bytes && data_.traits().growable) {
     CO_RETURN_IF_ERROR(co_await data_.Truncate(size_bytes));
   }
@@ -95,8 +96,11 @@ Task<absl::Status> Image::MapRawData(uint64_t begin, uint64_t end) {
 
 Task<absl::Status> Image::GrowL1(uint64_t entries) {
   if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kL1GrowAllocTable);
-  CO_ASSIGN_OR_RETURN(const uint64_t l1_offset, co_await refcounts_.AllocateContiguous(
-                                                    layout_.clusters_for(entries * sizeof(Be64))));
+  const absl::StatusOr<uint64_t> allocated =
+      co_await refcounts_.AllocateContiguous(layout_.clusters_for(entries * sizeof(Be64)));
+  if (absl::IsDataLoss(allocated.status())) co_await MarkCorrupt(allocated.status());
+  CO_RETURN_IF_ERROR(allocated.status());
+  const uint64_t l1_offset = *allocated;
   // Until the header has switched, no table is made and no commit runs but ours: the copy is exact.
   const AsyncMutex::Guard tables = co_await map_.LockTables();
   const AsyncMutex::Guard commits = co_await committing_.Lock();

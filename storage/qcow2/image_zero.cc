@@ -119,6 +119,7 @@ Task<absl::Status> Image::Discard(uint64_t offset, uint64_t length) {
   if (!prepared_) CO_RETURN_IF_ERROR(co_await PrepareToWrite());
   if (header_.raw_external_data()) {
     const absl::Status status = co_await ZeroRawData(offset, length, {.may_unmap = true});
+    bitmaps_.MarkDirty(offset, length);
     co_return status;
   }
   // Whole clusters only; the disk's last one counts as whole.
@@ -131,7 +132,7 @@ Task<absl::Status> Image::Discard(uint64_t offset, uint64_t length) {
   // Without a zero flag the backing file would show through.
   if (layout_.version < 3 && backing_ != nullptr) co_return absl::OkStatus();
   const absl::Status status = co_await ChangeClusters(begin, end, Change::kDiscard);
-  bitmaps_.MarkDirty(begin, end - begin);
+  bitmaps_.MarkDirty(begin, offset + length - begin);
   co_return status;
 }
 
@@ -140,11 +141,12 @@ Task<absl::Status> Image::WriteZeroes(uint64_t offset, uint64_t length, ZeroFlag
   CO_RETURN_IF_ERROR(CheckChange(file_->name(), geometry_, offset, length));
   CO_RETURN_IF_ERROR(WriteError());
   if (!prepared_) CO_RETURN_IF_ERROR(co_await PrepareToWrite());
+  absl::Status status;
   if (header_.raw_external_data()) {
-    const absl::Status status = co_await ZeroRawData(offset, length, flags);
-    co_return status;
+    status = co_await ZeroRawData(offset, length, flags);
+  } else {
+    status = co_await ZeroRange(offset, length, flags);
   }
-  const absl::Status status = co_await ZeroRange(offset, length, flags);
   bitmaps_.MarkDirty(offset, length);
   co_return status;
 }

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/model/effort.h"
 #include "tests/model/shapes.h"
 #include "tests/model/workout.h"
 
@@ -16,11 +17,11 @@ namespace vireo {
 namespace {
 
 class FaultTest : public testing::TestWithParam<DiskShape> {};
-class SnapshotFaultTest : public testing::TestWithParam<DiskShape> {};
+class OfflineFaultTest : public testing::TestWithParam<DiskShape> {};
 
 constexpr uint64_t kForGood = 1'000'000'000;
 
-enum class Kind { kRequests, kSnapshot };
+enum class Kind { kRequests, kOffline };
 
 // `k` counts operations; from there on one, two or all fail.
 void RunSession(Workout& workout, Kind kind, std::optional<uint64_t> k) {
@@ -32,7 +33,7 @@ void RunSession(Workout& workout, Kind kind, std::optional<uint64_t> k) {
   if (kind == Kind::kRequests) {
     workout.RunSession(session);
   } else {
-    workout.RunSnapshotSession(session);
+    workout.RunOfflineSession(session);
   }
 }
 
@@ -64,26 +65,26 @@ void FailEach(const DiskShape& shape, uint64_t seed, Kind kind, uint64_t runs) {
 }
 
 TEST_P(FaultTest, LeaveASoundImageWithEverythingFlushed) {
-  FailEach(GetParam(), FirstSeed(), Kind::kRequests, Scaled(40, GetParam()));
+  FailEach(GetParam(), FirstSeed(), Kind::kRequests, Scaled(32, GetParam()));
 }
 
-TEST_P(SnapshotFaultTest, LeaveItDoneOrUndone) {
+TEST_P(OfflineFaultTest, LeaveItDoneOrUndone) {
   // Seeds differ in what is done.
   for (uint64_t seed = FirstSeed(); seed < FirstSeed() + 6 && !HasFatalFailure(); ++seed) {
-    FailEach(GetParam(), seed, Kind::kSnapshot, Scaled(20, GetParam()));
+    FailEach(GetParam(), seed, Kind::kOffline, Scaled(16, GetParam()));
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, FaultTest, testing::ValuesIn(AllShapes()),
                          [](const auto& info) { return info.param.name; });
 
-std::vector<DiskShape> ShapesWithSnapshots() {
+std::vector<DiskShape> ShapesEditedOffline() {
   std::vector<DiskShape> shapes = AllShapes();
-  std::erase_if(shapes, [](const DiskShape& shape) { return !shape.snapshots; });
+  std::erase_if(shapes, [](const DiskShape& shape) { return !shape.edited_offline(); });
   return shapes;
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, SnapshotFaultTest, testing::ValuesIn(ShapesWithSnapshots()),
+INSTANTIATE_TEST_SUITE_P(Shapes, OfflineFaultTest, testing::ValuesIn(ShapesEditedOffline()),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <random>
 #include <string>
 
+#include "tests/model/effort.h"
 #include "tests/model/shapes.h"
 #include "tests/model/workout.h"
 
@@ -17,7 +18,7 @@ class ModelTest : public testing::TestWithParam<DiskShape> {};
 // Each session has a few hundred requests; between sessions the image is closed, or closed under
 // load, or its power goes.
 TEST_P(ModelTest, HoldsWhatTheModelHolds) {
-  const uint64_t wanted = Scaled(4000, GetParam());
+  const uint64_t wanted = Scaled(3200, GetParam());
   const uint64_t first_seed = FirstSeed();
   uint64_t done = 0;
   for (uint64_t seed = first_seed; done < wanted; ++seed) {
@@ -26,8 +27,8 @@ TEST_P(ModelTest, HoldsWhatTheModelHolds) {
     std::mt19937_64 random(seed);
     for (int session = 0; session < 8; ++session) {
       const bool cut = random() % 3 == 0;
-      if (GetParam().snapshots && session % 2 == 1) {
-        workout.RunSnapshotSession({});
+      if (GetParam().edited_offline() && session % 2 == 1) {
+        workout.RunOfflineSession({});
       } else {
         workout.RunSession({.workers = 1 + static_cast<uint32_t>(random() % 12),
                             .steps = 1 + static_cast<uint32_t>(random() % 50),

@@ -7,6 +7,7 @@
 #include <random>
 #include <string>
 
+#include "tests/model/effort.h"
 #include "tests/model/shapes.h"
 #include "tests/model/workout.h"
 
@@ -16,7 +17,7 @@ namespace {
 class PowerCutTest : public testing::TestWithParam<DiskShape> {};
 
 TEST_P(PowerCutTest, LeaveASoundImageWithEverythingFlushed) {
-  const uint64_t wanted = Scaled(150, GetParam());
+  const uint64_t wanted = Scaled(115, GetParam());
   const uint64_t first_seed = FirstSeed();
   uint64_t cuts = 0;
   for (uint64_t seed = first_seed; cuts < wanted; ++seed) {
@@ -25,8 +26,8 @@ TEST_P(PowerCutTest, LeaveASoundImageWithEverythingFlushed) {
     std::mt19937_64 random(seed);
     // Some start from what an earlier cut has left.
     for (int session = 0; session < 2; ++session) {
-      if (GetParam().snapshots && (seed + session) % 2 == 0) {
-        workout.RunSnapshotSession({});
+      if (GetParam().edited_offline() && (seed + session) % 2 == 0) {
+        workout.RunOfflineSession({});
       } else {
         workout.RunSession({.workers = 2 + static_cast<uint32_t>(random() % 8),
                             .steps = 4 + static_cast<uint32_t>(random() % 20),

@@ -55,6 +55,12 @@ bool SectorHistory::AllowsAfterCut(uint64_t sector, uint64_t tag, uint64_t momen
       });
 }
 
+bool SectorHistory::HasBegun(uint64_t sector, uint64_t moment) const {
+  // The first version is what there was.
+  const std::vector<Version>& versions = versions_[sector];
+  return versions.size() > 1 && versions[1].began <= moment;
+}
+
 std::string SectorHistory::Describe(uint64_t sector) const {
   std::string text;
   for (const Version& version : versions_[sector]) {

@@ -42,6 +42,9 @@ class SectorHistory {
   // Whether the sector may hold `tag` after the power went at `moment`.
   bool AllowsAfterCut(uint64_t sector, uint64_t tag, uint64_t moment) const;
 
+  // Whether a change of the sector, whatever became of it, had begun by `moment`.
+  bool HasBegun(uint64_t sector, uint64_t moment) const;
+
   // All that a failure message needs.
   std::string Describe(uint64_t sector) const;
 

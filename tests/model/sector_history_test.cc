@@ -91,5 +91,13 @@ TEST(SectorHistoryTest, NewSectorsHoldZeros) {
   EXPECT_TRUE(history.AllowsRead(2, 0, 1, 2));
 }
 
+TEST(SectorHistoryTest, KnowsWhetherAChangeHasBegun) {
+  SectorHistory history({1, 2});
+  history.Begin(0, 7, 10);
+  EXPECT_FALSE(history.HasBegun(0, 9));
+  EXPECT_TRUE(history.HasBegun(0, 10));
+  EXPECT_FALSE(history.HasBegun(1, 100));
+}
+
 }  // namespace
 }  // namespace vireo

@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "tests/model/workout.h"
+#include "tests/model/disk_shape.h"
 
 namespace vireo {
 

@@ -6,8 +6,10 @@
 // SectorHistory. After a session one may look at what any power cut in it would have left, or go on
 // from there, or from the closed image.
 //
-// The first thing that is not as promised is the problem(); everything that a seed does is the same
-// each time.
+// The first thing that is not as promised is the problem(). Everything that a seed does is the same
+// each time, but for compressing and for encrypting much at once, which end when their threads end.
+//
+// One class, a file for each part: requests, snapshots and bitmaps, and what is verified.
 
 #ifndef VIREO_TESTS_MODEL_WORKOUT_H_
 #define VIREO_TESTS_MODEL_WORKOUT_H_
@@ -15,8 +17,6 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <ostream>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -25,31 +25,17 @@
 #include "base/async/event_loop.h"
 #include "base/async/task.h"
 #include "storage/block_backend.h"
-#include "storage/qcow2/cache_budget.h"
 #include "storage/qcow2/check.h"
-#include "storage/qcow2/create.h"
+#include "tests/model/bitmap_ledger.h"
+#include "tests/model/chance.h"
 #include "tests/model/content.h"
+#include "tests/model/disk_files.h"
+#include "tests/model/disk_shape.h"
 #include "tests/model/sector_history.h"
 #include "tests/support/faulty_file.h"
 #include "tests/support/memory_file.h"
 
 namespace vireo {
-
-struct DiskShape {
-  enum class Backing { kNone, kRaw, kQcow2 };
-
-  const char* name;
-  qcow2::CreateOptions options;  // Without size and backing file.
-  uint64_t disk_bytes = 1 << 20;
-  Backing backing = Backing::kNone;
-  uint64_t backing_bytes = 0;
-  // The image starts with content that an internal snapshot shares, and more of them come and go.
-  bool snapshots = false;
-  bool encrypted = false;
-  uint64_t cost = 1;  // Of a step, in those of others: tests do that much less.
-};
-
-std::ostream& operator<<(std::ostream& out, const DiskShape& shape);
 
 class Workout {
  public:
@@ -68,8 +54,9 @@ class Workout {
 
   // From opening to closing.
   void RunSession(const Session& session);
-  // Instead: one snapshot is made, deleted or gone back to. Of `session` only the failures count.
-  void RunSnapshotSession(const Session& session);
+  // Instead, while nobody has the image open: one snapshot is made, deleted or gone back to, or one
+  // bitmap made, deleted or changed. Of `session` only the failures count.
+  void RunOfflineSession(const Session& session);
 
   // Of the session that has run:
   uint64_t now() const { return host_->now(); }
@@ -110,48 +97,59 @@ class Workout {
   };
 
   void Problem(const std::string& text);
-  uint64_t Below(uint64_t limit) { return random_() % limit; }
-  bool OneIn(uint64_t n) { return random_() % n == 0; }
 
-  void MakeBacking();
   void MakeImage();
-  // Content that was there before the first session.
-  std::vector<uint64_t> Fill(BlockBackend& disk, uint64_t first_request);
-
-  // Those of one disk; what its image does not have is not opened.
-  struct Files {
-    std::unique_ptr<File> image;
-    std::unique_ptr<File> backing;
-    std::unique_ptr<File> data;
-  };
-  Files FilesOf(MemoryMedium& image);
-  Files FaultyFiles();
-  Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenBacking(
-      std::unique_ptr<File> file, std::shared_ptr<qcow2::CacheBudget> budget);
-  Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> OpenTask(Files files, bool read_only);
-  absl::StatusOr<std::unique_ptr<BlockBackend>> Open(Files files, bool read_only) {
-    return loop_->RunTask(OpenTask(std::move(files), read_only));
-  }
+  DiskFiles::Files FaultyFiles();
   // For the next session, whose disk reads as `tags`.
   void Restart(std::vector<uint8_t> bytes, const std::vector<uint64_t>& tags);
 
   Task<void> RunWorkers(Session session);
-  absl::Status CreateSnapshot(File& file);
-  absl::Status DeleteSnapshot(File& file);
-  absl::Status ApplySnapshot(File& file);
-  absl::StatusOr<std::vector<std::string>> SnapshotIds(MemoryMedium& left);
+  // A request failed: only a host that fails may do that.
+  void Excuse(const char* what, const absl::Status& status);
+
+  // --- Requests ---
+
   Task<void> Work(uint32_t steps);
   Step PickStep();
+  bool MayGrow() const;
   void PickRange(Step& step);
+  // Makes it a compressed write of whole clusters.
+  void PickClusters(Step& step);
   Task<void> Write(Step step);
   Task<void> Read(Step step);
   Task<void> Change(Step step);  // Zeroing and discarding.
   Task<void> Flush();
   Task<void> Status(Step step);
-  Task<void> Resize(Step step);
+  Task<void> Resize();
   std::vector<iovec> Split(std::span<uint8_t> bytes);
-  // A request failed: only a host that fails may do that.
-  void Excuse(const char* what, const absl::Status& status);
+
+  // --- Snapshots ---
+
+  absl::Status EditSnapshots(File& file);
+  absl::Status CreateSnapshot(File& file);
+  absl::Status DeleteSnapshot(File& file);
+  absl::Status ApplySnapshot(File& file);
+  absl::StatusOr<std::vector<std::string>> SnapshotIds(MemoryMedium& left);
+  // The snapshots that ought to be there are, and one of them holds what it did.
+  void VerifySnapshots(MemoryMedium& left, uint64_t moment);
+  // Which of those that may be there are.
+  void FindSnapshots(MemoryMedium& left);
+
+  // --- Bitmaps ---
+
+  // Those that there are at first.
+  void MakeBitmaps(MemoryMedium& image);
+  absl::Status EditBitmaps(File& file);
+  BitmapChanges::Edit PickEdit();
+  Task<absl::Status> Perform(File* file, BitmapChanges::Edit edit);
+  absl::Status RemoveBitmaps(File& file);
+  // Empty if there is a problem.
+  std::vector<BitmapState> BitmapsOf(MemoryMedium& left);
+  // `found` are those of a disk that holds `tags` after a cut at `moment`.
+  void VerifyBitmaps(const std::vector<BitmapState>& found, const std::vector<uint64_t>& tags,
+                     uint64_t moment);
+
+  // --- Verifying ---
 
   // Reads a whole disk that nobody uses. Empty if there is a problem.
   std::vector<uint64_t> ReadTags(BlockBackend& disk);
@@ -161,25 +159,25 @@ class Workout {
   enum class Leaks { kNone, kAllowed };
   void VerifyCheck(MemoryMedium& left, Leaks leaks);
   bool IsDirty(MemoryMedium& left);
-  // The snapshots that ought to be there are, and one of them holds what it did.
-  void VerifySnapshots(MemoryMedium& left, uint64_t moment);
-  // Which of those that may be there are.
-  void FindSnapshots(MemoryMedium& left);
+  // It takes writes again, and they harm nothing. `tags` is what the disk holds, then and after.
+  void WriteAgain(BlockBackend& disk, std::vector<uint64_t>& tags, std::vector<bool>& touched);
+  // What a cut leaves of the image and, beside it, of the data file.
+  MemoryMedium AfterCut(uint64_t moment, FaultyMedium::Loss loss);
+  MemoryMedium AfterClose();
   // Opens `left`, which a cut at `moment` has left, verifies and uses it; answers the tags found.
   std::vector<uint64_t> VerifyMedium(MemoryMedium left, uint64_t moment);
 
   const DiskShape shape_;
   const uint64_t max_sectors_;
   std::unique_ptr<EventLoop> loop_ = *EventLoop::Create();
-  std::mt19937_64 random_;
-  MemoryMedium backing_;
-  MemoryMedium data_ = {.inode = 3};  // Beside an image that lies in memory.
-  std::vector<uint64_t> backing_tags_;
+  Chance chance_;
+  DiskFiles files_;
   bool leaks_ = false;  // An earlier crash may have left some.
   // A crash among the changes of a snapshot may leave COPIED flags that do not go with counts which
   // are too high. A writer does not mind; a check does.
   bool copied_flags_ = false;
   uint64_t last_request_ = 16;
+  uint64_t last_bitmap_ = 0;
   uint64_t steps_ = 0;
   std::string problem_;
 
@@ -191,19 +189,18 @@ class Workout {
   std::unique_ptr<SectorHistory> history_;
   std::vector<SizeChange> sizes_;
   std::vector<uint64_t> tags_;  // At its beginning.
+  uint64_t closed_ = kNever;    // When all was durable.
   std::vector<Kept> snapshots_;
   std::optional<Doubtful> doubtful_;  // May be there as well.
+  std::vector<BitmapState> bitmaps_;  // At its beginning.
+  std::optional<BitmapChanges::Edit> bitmap_edit_;
+  uint64_t bitmap_edited_ = kNever;  // When that was sure.
   std::vector<uint64_t> applied_;  // All of the disk holds these, or none of it. Empty: no matter.
   uint64_t sectors_ = 0;           // That requests may use.
   std::unique_ptr<BlockBackend> disk_;
   bool stopping_ = false;
   bool resizing_ = false;
 };
-
-// What tests print with every problem, and read from the environment: VIREO_SEED is the first seed
-// ("random": another one each time), VIREO_EFFORT multiplies what a test does (in percent).
-uint64_t FirstSeed();
-uint64_t Scaled(uint64_t amount, const DiskShape& shape);
 
 }  // namespace vireo
 

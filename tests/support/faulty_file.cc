@@ -47,12 +47,14 @@ std::vector<FaultyMedium::Change> FaultyMedium::Tear(const Change& change, std::
   return sectors;
 }
 
-std::vector<FaultyMedium::Change> FaultyMedium::PartOf(const Change& change, std::mt19937& random) {
-  if (random() % 2 == 0) return Tear(change, random);
+std::vector<FaultyMedium::Change> FaultyMedium::PartOf(const Change& change) const {
+  std::mt19937& random = host_.random_;
+  const bool cut_short = host_.written_ == FaultyHost::Written::kShort;
+  if (!cut_short && random() % 2 == 0) return Tear(change, random);
   // Cut short, at the end of a sector.
   Change first = change;
-  const uint64_t stop =
-      AlignDown<uint64_t>(change.offset + random() % (change.bytes.size() + 1), kSector);
+  const uint64_t count = cut_short ? change.bytes.size() / 2 : random() % (change.bytes.size() + 1);
+  const uint64_t stop = AlignDown<uint64_t>(change.offset + count, kSector);
   if (stop <= change.offset) return {};
   first.bytes.resize(stop - change.offset);
   return {std::move(first)};
@@ -101,7 +103,7 @@ Task<absl::Status> FaultyFile::Perform(FaultyMedium::Change change) {
     co_await Delay();
     change.ended = medium_.Tick();
     if (!change.new_size.has_value()) {
-      for (FaultyMedium::Change& part : FaultyMedium::PartOf(change, medium_.host_.random_)) {
+      for (FaultyMedium::Change& part : medium_.PartOf(change)) {
         FaultyMedium::Apply(part, medium_.bytes_);
         medium_.changes_.push_back(std::move(part));
       }
@@ -141,7 +143,10 @@ Task<absl::Status> FaultyFile::Sync() {
   const int error = medium_.host_.NextOperation();
   const uint64_t began = medium_.Tick();
   co_await Delay();
-  if (error != 0) co_return ErrnoStatus(error, name_);
+  if (error != 0) {
+    medium_.host_.flush_failed_ = true;
+    co_return ErrnoStatus(error, name_);
+  }
   medium_.flushes_.push_back({.began = began, .ended = medium_.Tick()});
   co_return absl::OkStatus();
 }

@@ -31,14 +31,22 @@ class FaultyHost {
   uint64_t Tick() { return ++now_; }
   uint64_t now() const { return now_; }
 
-  // After `successes` more operations the next `times` fail with `error` (an errno). A failed write
-  // may have written a part: its first bytes, or some of its sectors.
-  void FailAfter(uint64_t successes, int error, uint64_t times = 1) {
+  // What a failed write has written.
+  enum class Written {
+    kAny,    // Some of it: its first bytes, or some of its sectors, or nothing.
+    kShort,  // Its first half, to the end of a sector.
+  };
+  // After `successes` more operations the next `times` fail with `error` (an errno).
+  void FailAfter(uint64_t successes, int error, uint64_t times = 1,
+                 Written written = Written::kAny) {
     fail_from_ = operations_ + successes;
     fail_until_ = fail_from_ + times;
     error_ = error;
+    written_ = written;
   }
   bool failed() const { return failed_; }
+  // One of those that failed was a flush: what is durable is not known any more.
+  bool flush_failed() const { return flush_failed_; }
   uint64_t operations() const { return operations_; }
 
  private:
@@ -54,7 +62,9 @@ class FaultyHost {
   uint64_t fail_from_ = 0;
   uint64_t fail_until_ = 0;
   int error_ = 0;
+  Written written_ = Written::kAny;
   bool failed_ = false;
+  bool flush_failed_ = false;
 };
 
 class FaultyMedium {
@@ -110,7 +120,7 @@ class FaultyMedium {
   // The sectors of a change that `random` picks, each a change of its own.
   static std::vector<Change> Tear(const Change& change, std::mt19937& random);
   // What a failed write has done.
-  static std::vector<Change> PartOf(const Change& change, std::mt19937& random);
+  std::vector<Change> PartOf(const Change& change) const;
 
   const std::unique_ptr<FaultyHost> own_host_;
   FaultyHost& host_;
