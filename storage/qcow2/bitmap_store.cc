@@ -22,11 +22,6 @@ Task<absl::StatusOr<std::unique_ptr<BitmapStore>>> BitmapStore::Open(EventLoop& 
   CO_RETURN_IF_ERROR(image.status());
   std::unique_ptr<BitmapStore> store(new BitmapStore(*std::move(image)));
   CO_ASSIGN_OR_RETURN(store->records_, co_await ReadBitmapDirectory(file, store->image_->header()));
-  for (const BitmapRecord& record : store->records_) {
-    if (!store->image_->IsMetadata(record.table_offset)) continue;
-    co_return absl::DataLossError(absl::StrFormat(
-        "%s: the table of bitmap \"%s\" overlaps other metadata", file.name(), record.name));
-  }
   co_return store;
 }
 
@@ -128,7 +123,7 @@ Task<absl::Status> BitmapStore::Remove(std::string name) {
   if (table.ok()) {
     for (const uint64_t entry : *table) {
       const uint64_t offset = entry & kEntryOffsetMask;
-      if (offset != 0 && !image_->IsMetadata(offset)) freed.push_back(RunOf(offset, 1));
+      if (offset != 0 && !image_->IsProtected(offset)) freed.push_back(RunOf(offset, 1));
     }
   }
   std::vector<BitmapRecord> records = records_;
@@ -230,7 +225,7 @@ Task<absl::Status> BitmapStore::WriteData(Job* job) {
   std::vector<uint64_t>& table = job->table;
   for (size_t i = entries; i < table.size(); ++i) {
     const uint64_t offset = table[i] & kEntryOffsetMask;
-    if (offset != 0 && !image_->IsMetadata(offset)) job->freed.push_back(RunOf(offset, 1));
+    if (offset != 0 && !image_->IsProtected(offset)) job->freed.push_back(RunOf(offset, 1));
   }
   table.resize(entries);
   std::vector<uint8_t> bytes(layout.cluster_bytes());
@@ -243,7 +238,7 @@ Task<absl::Status> BitmapStore::WriteData(Job* job) {
       fill = DirtyBitmap::Fill::kMixed;
     }
     const uint64_t old = table[i] & kEntryOffsetMask;
-    if (old != 0 && image_->IsMetadata(old)) {
+    if (old != 0 && image_->IsProtected(old)) {
       co_return absl::DataLossError(absl::StrFormat("%s: bitmap \"%s\" points to metadata",
                                                     image_->file().name(), record.name));
     }

@@ -31,7 +31,6 @@ ClusterMap::ClusterMap(const Layout& layout, Parts parts)
     : layout_(layout),
       file_(parts.file),
       debug_(parts.file.debug_events()),
-      barrier_(parts.barrier),
       cache_(parts.cache),
       metadata_(parts.metadata),
       refcounts_(parts.refcounts) {}
@@ -50,6 +49,7 @@ Task<absl::Status> ClusterMap::Load(uint64_t l1_offset, uint32_t l1_entries) {
   for (uint64_t index = 0; index < l1_.size(); ++index) {
     const uint64_t table = l1_[index] & kEntryOffsetMask;
     if (table == 0) continue;
+    if (metadata_.Is(MetadataKind::kL2Table, table)) shared_tables_.insert(table);
     if (layout_.offset_in_cluster(table) != 0 || table >= file_.size() ||
         !metadata_.Add(MetadataKind::kL2Table, table)) {
       bad_l1_.insert(index);
@@ -214,6 +214,11 @@ Task<absl::StatusOr<MetadataCache::Slice>> ClusterMap::PrepareSlice(uint64_t gue
   if (const std::optional<Invalid> invalid = CheckL1(l1_index)) {
     co_return absl::DataLossError(
         absl::StrFormat("%s: guest offset %d: %s", file_.name(), guest_offset, invalid->reason));
+  }
+  if (!shared_tables_.empty() && shared_tables_.contains(l1_[l1_index] & kEntryOffsetMask)) {
+    co_return absl::DataLossError(
+        absl::StrFormat("%s: guest offset %d: an L2 table that another L1 entry points to as well",
+                        file_.name(), guest_offset));
   }
   if ((l1_[l1_index] & kEntryCopied) == 0) CO_RETURN_IF_ERROR(co_await MakeTable(l1_index));
   auto slice = co_await cache_.Get(MetadataKind::kL2Table, SliceOffset(l1_index, guest_offset));

@@ -20,7 +20,6 @@
 #include "base/async/task.h"
 #include "storage/debug_events.h"
 #include "storage/file.h"
-#include "storage/qcow2/barrier.h"
 #include "storage/qcow2/cluster_mapping.h"
 #include "storage/qcow2/format.h"
 #include "storage/qcow2/layout.h"
@@ -43,7 +42,6 @@ class ClusterMap {
   // All of them outlive the map.
   struct Parts {
     File& file;
-    Barrier& barrier;
     MetadataCache& cache;
     MetadataSet& metadata;
     Refcounts& refcounts;
@@ -62,7 +60,7 @@ class ClusterMap {
   std::optional<MappedRun> LookupCached(uint64_t guest_offset, uint64_t max_length);
 
   // The slice with the entry of `guest_offset`, in an L2 table that is this image's alone: makes or
-  // copies the table if need be.
+  // copies the table if need be. DATA_LOSS if there is none that may be changed.
   Task<absl::StatusOr<MetadataCache::Slice>> PrepareSlice(uint64_t guest_offset);
   // The entries of a prepared slice.
   ClusterEntry Get(const MetadataCache::Slice& slice, uint64_t guest_offset) const;
@@ -127,14 +125,16 @@ class ClusterMap {
   const Layout layout_;
   File& file_;
   DebugEvents* const debug_;  // Null unless a test injects faults (debug_events.h).
-  Barrier& barrier_;
   MetadataCache& cache_;
   MetadataSet& metadata_;
   Refcounts& refcounts_;
 
   uint64_t l1_offset_ = 0;
   std::vector<uint64_t> l1_;
-  absl::flat_hash_set<uint64_t> bad_l1_;    // Indices.
+  absl::flat_hash_set<uint64_t> bad_l1_;  // Indices.
+  // L2 tables that more than one L1 entry points to: to be read only. If one of these got a copy,
+  // the table would go, and with it what the other says.
+  absl::flat_hash_set<uint64_t> shared_tables_;
   absl::flat_hash_set<uint64_t> dirty_l1_;  // Pieces.
   bool needs_barrier_ = false;
   AsyncMutex tables_;  // Making a table.

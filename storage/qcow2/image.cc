@@ -50,11 +50,8 @@ Image::Image(EventLoop& loop, Header header, Parts parts, const Options& options
                            .cache = cache_,
                            .metadata = metadata_,
                            .in_flight = in_flight_}),
-      map_(layout_, {.file = *file_,
-                     .barrier = barrier_,
-                     .cache = cache_,
-                     .metadata = metadata_,
-                     .refcounts = refcounts_}),
+      map_(layout_,
+           {.file = *file_, .cache = cache_, .metadata = metadata_, .refcounts = refcounts_}),
       compressed_(loop, *file_, layout_, static_cast<Compression>(header_.compression_type)),
       packed_(layout_, refcounts_),
       bitmaps_(loop, *file_, header_),
@@ -98,6 +95,10 @@ Task<absl::Status> Image::Load() {
   ClusterMap* const map = &map_;
   cache_.set_vet([map](MetadataKind kind, std::span<const uint8_t> slice) {
     return kind == MetadataKind::kL2Table && map->IsSuspicious(slice);
+  });
+  const MetadataSet* const metadata = &metadata_;
+  cache_.set_guard([metadata](MetadataKind kind, uint64_t host_offset) {
+    return metadata->Is(kind, host_offset);
   });
   CO_RETURN_IF_ERROR(
       co_await refcounts_.Load(header_.refcount_table_offset, header_.refcount_table_clusters));

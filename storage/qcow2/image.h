@@ -204,6 +204,11 @@ class Image final : public BlockBackend {
   Task<absl::Status> ZeroByWriting(uint64_t offset, uint64_t length);
   Task<absl::Status> GrowL1(uint64_t entries);
 
+  // Whether guest data would be written over metadata: an entry may have been right when its slice
+  // was read, and wrong since a table was made where it points.
+  bool OverlapsMetadata(uint64_t host_offset, uint64_t length) const {
+    return !layout_.external_data && metadata_.Overlaps(host_offset, length);
+  }
   absl::Status WriteError() const;
   // Before the first change.
   Task<absl::Status> PrepareToWrite();

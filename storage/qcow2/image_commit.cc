@@ -86,6 +86,7 @@ Task<absl::Status> Image::RunCommit() {
   if (status.ok() && changed && needs_barrier) status = co_await barrier_.Sync();
   if (status.ok()) {
     status = co_await cache_.Write(std::move(tables));
+    if (absl::IsDataLoss(status)) co_await MarkCorrupt(status);
   } else {
     cache_.Abandon(std::move(tables));
   }

@@ -10,6 +10,11 @@
 #include "storage/request_check.h"
 
 namespace vireo::qcow2 {
+namespace {
+
+constexpr const char* kHoldsMetadata = "a host offset that holds metadata";
+
+}  // namespace
 
 absl::Status Image::WriteError() const {
   if (!damage_.ok()) return damage_;
@@ -50,6 +55,10 @@ Task<absl::Status> Image::WriteBytes(uint64_t offset, IoVecs src) {
     }
     const auto* allocated = std::get_if<Allocated>(&run.mapping);
     if (allocated != nullptr && allocated->copied) {
+      if (OverlapsMetadata(allocated->host_offset, run.length)) {
+        const absl::Status status = co_await OnInvalid(at, Invalid{kHoldsMetadata});
+        co_return status;
+      }
       if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kWriteAio);
       if (run.length == length) {
         const absl::Status status = co_await data_.Write(allocated->host_offset, src);
@@ -124,6 +133,11 @@ Task<absl::StatusOr<uint64_t>> Image::AllocateAndWrite(uint64_t guest_offset, Io
   }
   Target target = FindTarget(slice, guest_offset, end);
   if (target.run.clusters == 0) co_return uint64_t{0};
+  if (target.owned &&
+      OverlapsMetadata(target.run.host_offset, target.run.clusters << layout_.cluster_bits)) {
+    const absl::Status status = co_await OnInvalid(guest_offset, Invalid{kHoldsMetadata});
+    co_return status;
+  }
   if (!target.owned && layout_.external_data) {
     target.run.host_offset = first;
   } else if (!target.owned) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "absl/strings/str_format.h"
 #include "base/async/task_scope.h"
 #include "base/check.h"
 #include "base/status.h"
@@ -222,6 +223,12 @@ Task<void> MetadataCache::WriteRun(std::span<Entry* const> run, absl::Status* st
   std::vector<iovec> parts;
   parts.reserve(run.size());
   for (const Entry* entry : run) {
+    if (guard_ && !guard_(entry->kind, entry->host_offset)) {
+      *status = absl::DataLossError(
+          absl::StrFormat("%s: a table is about to be written to offset %d, where it does not live",
+                          file_.name(), entry->host_offset));
+      co_return;
+    }
     uint8_t* const bytes = entry->frozen.valid() ? entry->frozen.get() : entry->bytes.get();
     parts.push_back({bytes, slice_bytes_});
   }

@@ -93,6 +93,12 @@ class MetadataCache final : private CacheBudget::Owner {
     vet_ = std::move(vet);
   }
 
+  // Called before each slice is written; false = its cluster does not hold metadata of its kind
+  // (any more), and it is not written: Write() answers DATA_LOSS.
+  void set_guard(absl::AnyInvocable<bool(MetadataKind, uint64_t host_offset) const> guard) {
+    guard_ = std::move(guard);
+  }
+
   // The slice at `host_offset`, a multiple of the slice size, if it is in memory.
   Slice Find(uint64_t host_offset);
   // Reads it if need be.
@@ -154,6 +160,7 @@ class MetadataCache final : private CacheBudget::Owner {
   const std::shared_ptr<CacheBudget> budget_;
   SliceSlabs& slabs_;
   absl::AnyInvocable<bool(MetadataKind, std::span<const uint8_t>) const> vet_;
+  absl::AnyInvocable<bool(MetadataKind, uint64_t host_offset) const> guard_;
   absl::flat_hash_map<uint64_t, std::unique_ptr<Entry>> entries_;  // By host offset.
   size_t dirty_counts_[8] = {};
   std::vector<Entry*> dirty_[8];  // By kind, in the order they became dirty.

@@ -223,5 +223,21 @@ TEST_F(MetadataCacheTest, WhatCouldNotBeWrittenIsDirtyAgain) {
   EXPECT_EQ(medium.bytes()[0], 1);
 }
 
+TEST_F(MetadataCacheTest, WritesNothingWhereTheGuardSaysNo) {
+  MetadataCache cache(*loop_, file_, kLayout, Budget(1 << 20));
+  cache.set_guard([](MetadataKind, uint64_t host_offset) { return host_offset != 65536; });
+  {
+    absl::StatusOr<MetadataCache::Slice> good = Get(cache, 8192);
+    absl::StatusOr<MetadataCache::Slice> bad = Get(cache, 65536);
+    ASSERT_TRUE(good.ok() && bad.ok());
+    good->MutableBytes()[0] = 1;
+    bad->MutableBytes()[0] = 2;
+  }
+  const absl::Status written = loop_->RunTask(cache.Write(cache.Freeze(MetadataKind::kL2Table)));
+  EXPECT_TRUE(absl::IsDataLoss(written)) << written;
+  EXPECT_EQ(medium_.bytes[65536], 0);
+  EXPECT_EQ(cache.dirty_count(MetadataKind::kL2Table), 2u);
+}
+
 }  // namespace
 }  // namespace vireo::qcow2

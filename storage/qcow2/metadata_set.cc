@@ -1,18 +1,17 @@
 #include "storage/qcow2/metadata_set.h"
 
-#include <algorithm>
-
 namespace vireo::qcow2 {
 
-bool MetadataSet::InRange(uint64_t cluster) const {
-  return std::any_of(ranges_.begin(), ranges_.end(), [cluster](const Range& range) {
-    return cluster >= range.begin && cluster < range.end;
-  });
+const MetadataSet::Range* MetadataSet::FindRange(uint64_t begin, uint64_t end) const {
+  auto next = ranges_.lower_bound(end);
+  if (next == ranges_.begin()) return nullptr;
+  const Range& last = (--next)->second;  // Of those that begin before `end`.
+  return last.end > begin ? &last : nullptr;
 }
 
 bool MetadataSet::Add(MetadataKind kind, uint64_t host_offset) {
   const uint64_t cluster = layout_.cluster_index(host_offset);
-  if (InRange(cluster)) return false;
+  if (FindRange(cluster, cluster + 1) != nullptr) return false;
   const auto [entry, inserted] = clusters_.try_emplace(cluster, kind);
   groups_[cluster / 64] |= uint64_t{1} << (cluster % 64);
   return inserted || entry->second == kind;
@@ -22,13 +21,12 @@ bool MetadataSet::AddRange(MetadataKind kind, uint64_t host_offset, uint64_t len
   const uint64_t begin = layout_.cluster_index(host_offset);
   const uint64_t end =
       begin + layout_.clusters_for(layout_.offset_in_cluster(host_offset) + length);
-  for (const Range& range : ranges_) {
-    if (begin < range.end && range.begin < end) return false;
-  }
+  if (begin == end) return true;
+  if (FindRange(begin, end) != nullptr) return false;
   for (const auto& [cluster, other] : clusters_) {
     if (cluster >= begin && cluster < end) return false;
   }
-  ranges_.push_back({kind, begin, end});
+  ranges_.emplace(begin, Range{kind, end});
   return true;
 }
 
@@ -41,22 +39,19 @@ void MetadataSet::Remove(uint64_t host_offset) {
 }
 
 void MetadataSet::RemoveRange(uint64_t host_offset) {
-  const uint64_t begin = layout_.cluster_index(host_offset);
-  std::erase_if(ranges_, [begin](const Range& range) { return range.begin == begin; });
+  ranges_.erase(layout_.cluster_index(host_offset));
 }
 
 bool MetadataSet::Contains(uint64_t host_offset) const {
   const uint64_t cluster = layout_.cluster_index(host_offset);
-  return InRange(cluster) || clusters_.contains(cluster);
+  return FindRange(cluster, cluster + 1) != nullptr || clusters_.contains(cluster);
 }
 
 bool MetadataSet::Overlaps(uint64_t host_offset, uint64_t length) const {
   if (length == 0) return false;
   const uint64_t first = layout_.cluster_index(host_offset);
   const uint64_t last = layout_.cluster_index(host_offset + length - 1);
-  for (const Range& range : ranges_) {
-    if (first < range.end && last >= range.begin) return true;
-  }
+  if (FindRange(first, last + 1) != nullptr) return true;
   for (uint64_t group = first / 64; group <= last / 64; ++group) {
     const auto found = groups_.find(group);
     if (found == groups_.end()) continue;
@@ -72,9 +67,8 @@ bool MetadataSet::Is(MetadataKind kind, uint64_t host_offset) const {
   const uint64_t cluster = layout_.cluster_index(host_offset);
   const auto entry = clusters_.find(cluster);
   if (entry != clusters_.end()) return entry->second == kind;
-  return std::any_of(ranges_.begin(), ranges_.end(), [kind, cluster](const Range& range) {
-    return range.kind == kind && cluster >= range.begin && cluster < range.end;
-  });
+  const Range* const range = FindRange(cluster, cluster + 1);
+  return range != nullptr && range->kind == kind;
 }
 
 }  // namespace vireo::qcow2

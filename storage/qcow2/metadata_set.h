@@ -7,7 +7,7 @@
 #define VIREO_STORAGE_QCOW2_METADATA_SET_H_
 
 #include <cstdint>
-#include <vector>
+#include <map>
 
 #include "absl/container/flat_hash_map.h"
 #include "storage/qcow2/layout.h"
@@ -48,14 +48,14 @@ class MetadataSet {
  private:
   struct Range {
     MetadataKind kind;
-    uint64_t begin;  // Clusters.
-    uint64_t end;
+    uint64_t end;  // Clusters.
   };
 
-  bool InRange(uint64_t cluster) const;
+  // The range that has one of the clusters [begin, end), or null.
+  const Range* FindRange(uint64_t begin, uint64_t end) const;
 
   const Layout layout_;
-  std::vector<Range> ranges_;
+  std::map<uint64_t, Range> ranges_;  // By their first cluster; none overlaps another.
   absl::flat_hash_map<uint64_t, MetadataKind> clusters_;
   // The same clusters by groups of 64, a bit for each, so that long ranges are quickly compared.
   absl::flat_hash_map<uint64_t, uint64_t> groups_;

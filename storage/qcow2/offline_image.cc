@@ -8,6 +8,7 @@
 #include "base/align.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "storage/qcow2/bitmap_directory.h"
 #include "storage/qcow2/check.h"
 #include "storage/qcow2/format.h"
 #include "storage/qcow2/header_reader.h"
@@ -63,10 +64,43 @@ Task<absl::Status> OfflineImage::Load() {
                                                   file_.name(), runs[i].first));
   }
   metadata_ = std::move(runs);
+  CO_RETURN_IF_ERROR(co_await ProtectMetadata());
 
   if ((header_.autoclear & ~kKnownAutoclear) != 0) {
     header_.autoclear &= kKnownAutoclear;
     CO_RETURN_IF_ERROR(co_await WriteFeatures());
+  }
+  co_return absl::OkStatus();
+}
+
+Task<absl::Status> OfflineImage::ProtectMetadata() {
+  counts_.Protect(metadata_);
+  std::vector<Be64> l1;
+  CO_ASSIGN_OR_RETURN(l1, co_await ReadL1Table(file_, header_.l1_offset, header_.l1_entries));
+  for (const Be64& entry : l1) {
+    // What cannot be right is for those to refuse who would go there.
+    const absl::StatusOr<std::vector<uint64_t>> table =
+        TablesOf(file_, layout(), std::span(&entry, 1));
+    if (!table.ok() || table->empty()) continue;
+    const ClusterRun run = {layout().cluster_index(table->front()), 1};
+    counts_.Protect(std::span(&run, 1));
+  }
+  if (!HasBitmaps(header_)) co_return absl::OkStatus();
+  CO_ASSIGN_OR_RETURN(const std::vector<BitmapRecord> bitmaps,
+                      co_await ReadBitmapDirectory(file_, header_));
+  std::vector<ClusterRun> runs = {{layout().cluster_index(header_.bitmaps->directory_offset),
+                                   layout().clusters_for(header_.bitmaps->directory_bytes)}};
+  for (const BitmapRecord& bitmap : bitmaps) {
+    runs.push_back({layout().cluster_index(bitmap.table_offset),
+                    layout().clusters_for(uint64_t{bitmap.table_entries} * sizeof(Be64))});
+  }
+  for (const ClusterRun& run : runs) {
+    for (uint64_t i = 0; i < run.count; ++i) {
+      if (!counts_.IsProtected(run.first + i)) continue;
+      co_return absl::DataLossError(
+          absl::StrFormat("%s: the tables of its bitmaps overlap other metadata", file_.name()));
+    }
+    counts_.Protect(std::span(&run, 1));
   }
   co_return absl::OkStatus();
 }

@@ -39,6 +39,11 @@ class OfflineImage {
   // Clusters of the header, the refcount structures, the L1 tables and the snapshot table: sorted.
   const std::vector<ClusterRun>& metadata() const { return metadata_; }
   bool IsMetadata(uint64_t host_offset) const;
+  // The same of these and of the L2 tables of the disk, and of the directory and tables of its
+  // bitmaps: what counts() protects.
+  bool IsProtected(uint64_t host_offset) const {
+    return counts_.IsProtected(layout().cluster_index(host_offset));
+  }
 
   // --- Trees: an L1 table, its L2 tables and what they refer to ---
 
@@ -74,6 +79,7 @@ class OfflineImage {
   OfflineImage(EventLoop& loop, File& file, Header header)
       : loop_(loop), file_(file), header_(std::move(header)), counts_(loop, file, header_) {}
   Task<absl::Status> Load();
+  Task<absl::Status> ProtectMetadata();
   Task<absl::Status> ChangeTables(std::span<const uint64_t> tables, bool raise);
 
   EventLoop& loop_;

@@ -216,6 +216,7 @@ absl::Status OfflineRefcounts::ChangeInBlock(Block& block, uint64_t region, uint
                           file_.name(), region * per_block_ + i, layout_.refcount_bits()));
     }
     value = raise ? value + 1 : value - 1;
+    if (value == 0) protected_.erase(region * per_block_ + i);
     if (layout_.refcount_order == 4) {
       block.bytes[i * 2] = static_cast<uint8_t>(value >> 8);
       block.bytes[i * 2 + 1] = static_cast<uint8_t>(value);
@@ -227,6 +228,21 @@ absl::Status OfflineRefcounts::ChangeInBlock(Block& block, uint64_t region, uint
 }
 
 // --- Allocating ---
+
+void OfflineRefcounts::Protect(std::span<const ClusterRun> runs) {
+  for (const ClusterRun& run : runs) {
+    for (uint64_t i = 0; i < run.count; ++i) protected_.insert(run.first + i);
+  }
+}
+
+absl::Status OfflineRefcounts::CheckFree(uint64_t first, uint64_t clusters) const {
+  for (uint64_t cluster = first; cluster < first + clusters; ++cluster) {
+    if (!IsProtected(cluster)) continue;
+    return absl::DataLossError(absl::StrFormat("%s: the metadata at offset %d is counted as free",
+                                               file_.name(), cluster << layout_.cluster_bits));
+  }
+  return absl::OkStatus();
+}
 
 Task<absl::StatusOr<uint64_t>> OfflineRefcounts::Allocate(uint64_t clusters) {
   CO_ASSIGN_OR_RETURN(const std::optional<uint64_t> gap, co_await FindGap(clusters));
@@ -248,6 +264,7 @@ Task<absl::StatusOr<uint64_t>> OfflineRefcounts::AllocateAtEnd(uint64_t clusters
 }
 
 Task<absl::Status> OfflineRefcounts::Take(uint64_t first, uint64_t clusters) {
+  CO_RETURN_IF_ERROR(CheckFree(first, clusters));
   for (uint64_t cluster = first; cluster < first + clusters; ++cluster) {
     const uint64_t region = region_of(cluster);
     if (blocks_[region] == nullptr) CO_RETURN_IF_ERROR(co_await LoadBlock(region));
@@ -372,6 +389,7 @@ Task<absl::StatusOr<uint64_t>> OfflineRefcounts::MakeRoom(uint64_t clusters) {
   const uint64_t table_first = first + regions.size();
   const uint64_t room = table_first + table_clusters;
   if (regions.empty() && table_clusters == 0) co_return room;
+  CO_RETURN_IF_ERROR(CheckFree(first, room - first));
 
   // The blocks that are there already count their share of the new structures; they, too, have to
   // be durable before anything points there.

@@ -17,6 +17,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/async/event_loop.h"
@@ -39,6 +40,11 @@ class OfflineRefcounts {
 
   // Reads the table. DATA_LOSS if an entry cannot be right.
   Task<absl::Status> Load();
+
+  // The clusters of `runs` hold metadata, whatever the counts say: nothing that allocates hands
+  // them out; it answers DATA_LOSS. Those whose last reference is given up may go again.
+  void Protect(std::span<const ClusterRun> runs);
+  bool IsProtected(uint64_t cluster) const { return protected_.contains(cluster); }
 
   // Raises or lowers the count of every cluster of `runs` by one. All of them are counted already:
   // DATA_LOSS for one that is not, RESOURCE_EXHAUSTED for one that is at the most its width can
@@ -90,6 +96,8 @@ class OfflineRefcounts {
   Task<absl::Status> LoadBlock(uint64_t region);
   Task<void> ReadBlock(uint64_t region, absl::Status* status);
   Task<void> WriteBlock(uint64_t region, absl::Status* status);
+  // DATA_LOSS if one of [first, first + clusters) is protected.
+  absl::Status CheckFree(uint64_t first, uint64_t clusters) const;
   // Counts [first, first + clusters), which is free and has blocks.
   Task<absl::Status> Take(uint64_t first, uint64_t clusters);
   Task<absl::StatusOr<std::optional<uint64_t>>> FindGap(uint64_t clusters);
@@ -104,6 +112,7 @@ class OfflineRefcounts {
   const uint64_t per_block_;
   std::vector<uint64_t> table_;  // Block offsets by region; 0 = none.
   std::vector<std::unique_ptr<Block>> blocks_;
+  absl::flat_hash_set<uint64_t> protected_;
   uint64_t loaded_ = 0;
   uint64_t next_gap_ = 0;  // No gap lies before it, as far as FindGap() has looked.
 };

@@ -53,6 +53,10 @@ Task<absl::Status> Refcounts::Load(uint64_t table_offset, uint32_t table_cluster
     if ((table_[region] & kRefcountTableOffsetMask) == 0) continue;
     const absl::StatusOr<uint64_t> block = BlockOffset(region);
     if (!block.ok()) continue;  // Whoever needs it will hear of it.
+    if (metadata_.Is(MetadataKind::kRefcountBlock, *block)) {
+      shared_.insert(region);
+      continue;
+    }
     if (!metadata_.Add(MetadataKind::kRefcountBlock, *block)) {
       co_return absl::DataLossError(absl::StrFormat(
           "%s: the refcount block at offset %d overlaps other metadata", file_.name(), *block));
@@ -66,7 +70,7 @@ Task<absl::Status> Refcounts::Load(uint64_t table_offset, uint32_t table_cluster
 absl::StatusOr<uint64_t> Refcounts::BlockOffset(uint64_t region) const {
   const uint64_t offset = table_[region] & kRefcountTableOffsetMask;
   if (layout_.offset_in_cluster(offset) != 0 || offset < layout_.cluster_bytes() ||
-      offset >= kMaxHostOffset || offset >= file_.size()) {
+      offset >= kMaxHostOffset || offset >= file_.size() || shared_.contains(region)) {
     return absl::DataLossError(
         absl::StrFormat("%s: entry %d of the refcount table points to offset %d, which cannot be",
                         file_.name(), region, offset));
@@ -74,8 +78,23 @@ absl::StatusOr<uint64_t> Refcounts::BlockOffset(uint64_t region) const {
   return offset;
 }
 
+absl::Status Refcounts::CheckFree(uint64_t cluster, uint64_t count) const {
+  const uint64_t host_offset = cluster << layout_.cluster_bits;
+  if (!metadata_.Overlaps(host_offset, count << layout_.cluster_bits)) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrFormat("%s: the metadata in the %d clusters from offset %d on is counted as free",
+                      file_.name(), count, host_offset));
+}
+
 Task<absl::StatusOr<MetadataCache::Slice>> Refcounts::SliceOf(uint64_t cluster) {
   CO_ASSIGN_OR_RETURN(const uint64_t block, BlockOffset(region_of(cluster)));
+  // An entry that pointed behind the file's end when it was opened points into it as the file
+  // grows: to clusters that were given to others.
+  if (!metadata_.Is(MetadataKind::kRefcountBlock, block)) {
+    co_return absl::DataLossError(absl::StrFormat(
+        "%s: entry %d of the refcount table points to offset %d, which is another's", file_.name(),
+        region_of(cluster), block));
+  }
   const uint64_t index = cluster % layout_.refcounts_per_block();
   const uint64_t slice = index / layout_.refcounts_per_slice() * layout_.slice_bytes();
   auto found = cache_.Find(block + slice);
@@ -170,6 +189,7 @@ Task<absl::StatusOr<uint64_t>> Refcounts::AllocateContiguous(uint64_t clusters) 
   if (!file_.traits().growable && (first + clusters) << layout_.cluster_bits > file_.size()) {
     co_return absl::ResourceExhaustedError(absl::StrFormat("%s: the device is full", file_.name()));
   }
+  CO_RETURN_IF_ERROR(CheckFree(first, clusters));
   end_ = first + clusters;
   const std::vector<HostRun> runs = {{first << layout_.cluster_bits, clusters}};
   CO_RETURN_IF_ERROR(co_await Count(runs, 1));
@@ -358,10 +378,7 @@ Task<absl::Status> Refcounts::CollectFreed(uint64_t wanted, uint64_t slice_budge
     for (; scan_ < stop && found < wanted; ++scan_) {
       if (ReadRefcount(slice.bytes(), layout_.refcount_order, IndexInSlice(scan_)) != 0) continue;
       const uint64_t host_offset = scan_ << layout_.cluster_bits;
-      if (metadata_.Contains(host_offset)) {
-        co_return absl::DataLossError(absl::StrFormat(
-            "%s: the metadata at offset %d is counted as free", file_.name(), host_offset));
-      }
+      CO_RETURN_IF_ERROR(CheckFree(scan_, 1));
       ++found;
       if (!runs->empty()) {
         HostRun& last = runs->back();
@@ -421,6 +438,7 @@ Task<absl::Status> Refcounts::CollectAtEnd(uint64_t wanted, std::vector<HostRun>
       ++end_;
     }
     if (end_ == first) continue;
+    CO_RETURN_IF_ERROR(CheckFree(first, end_ - first));
     wanted -= end_ - first;
     runs->push_back({.host_offset = first << layout_.cluster_bits,
                      .clusters = end_ - first,
@@ -446,6 +464,7 @@ Task<absl::Status> Refcounts::AddBlock(uint64_t region) {
   if (!file_.traits().growable && host_offset + layout_.cluster_bytes() > file_.size()) {
     co_return absl::ResourceExhaustedError(absl::StrFormat("%s: the device is full", file_.name()));
   }
+  CO_RETURN_IF_ERROR(CheckFree(cluster, 1));
   std::vector<uint8_t> block(layout_.cluster_bytes());
   if (region_of(cluster) == region) {
     WriteRefcount(block, layout_.refcount_order, cluster % layout_.refcounts_per_block(), 1);
@@ -499,6 +518,7 @@ Task<absl::Status> Refcounts::GrowTable() {
     co_return absl::ResourceExhaustedError(absl::StrFormat("%s: the device is full", file_.name()));
   }
 
+  CO_RETURN_IF_ERROR(CheckFree(first, clusters));
   std::vector<uint8_t> bytes(clusters * cluster_bytes);
   std::vector<uint64_t> table = table_;
   table.resize(table_clusters * cluster_bytes / sizeof(Be64));

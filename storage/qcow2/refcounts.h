@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/async/async_mutex.h"
@@ -54,7 +55,8 @@ class Refcounts {
   };
   Refcounts(const Layout& layout, Parts parts);
 
-  // Reads the table. DATA_LOSS if it or a block overlaps other metadata.
+  // Reads the table. DATA_LOSS if it or a block overlaps other metadata. All that allocates answers
+  // DATA_LOSS rather than clusters that hold metadata, whatever the counts say of them.
   Task<absl::Status> Load(uint64_t table_offset, uint32_t table_clusters);
 
   // --- Allocation. RESOURCE_EXHAUSTED when file or table cannot grow; nothing has changed then.
@@ -107,6 +109,8 @@ class Refcounts {
   uint64_t DataRefillClusters() const;
   uint64_t TableRefillClusters() const;
   absl::StatusOr<uint64_t> BlockOffset(uint64_t region) const;
+  // DATA_LOSS if [cluster, cluster + count), which nobody counts, holds metadata.
+  absl::Status CheckFree(uint64_t cluster, uint64_t count) const;
   // The slice that holds the counter of `cluster`, whose region has a block.
   Task<absl::StatusOr<MetadataCache::Slice>> SliceOf(uint64_t cluster);
   uint64_t IndexInSlice(uint64_t cluster) const { return cluster % layout_.refcounts_per_slice(); }
@@ -134,7 +138,8 @@ class Refcounts {
   MetadataSet& metadata_;
   InFlight& in_flight_;
 
-  std::vector<uint64_t> table_;  // Block offsets by region; 0 = none.
+  std::vector<uint64_t> table_;           // Block offsets by region; 0 = none.
+  absl::flat_hash_set<uint64_t> shared_;  // Regions whose block is another region's: of no use.
   uint64_t table_offset_ = 0;
   uint64_t end_ = 0;  // First cluster that nothing was ever allocated behind.
   bool end_known_ = false;
