@@ -141,7 +141,8 @@ int Check(const Tool& tool, const std::vector<std::string>& args) {
                                  .format = parsed->Value("f"),
                                  .image_opts = parsed->Has("image-opts"),
                                  .share = parsed->Has("U"),
-                                 .cache = *cache};
+                                 .cache = *cache,
+                                 .secrets = tool.secrets};
   if (options.image_opts && options.format.has_value()) {
     return tool.Fail("--image-opts and --format are mutually exclusive");
   }

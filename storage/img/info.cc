@@ -168,18 +168,19 @@ Json ToJson(const Facts& facts) {
     }
     if (!facts.bitmaps.empty()) data.Add("bitmaps", BitmapsToJson(facts.bitmaps));
     data.Add("refcount-bits", uint64_t{header.layout.refcount_bits()});
+    // The order is QEMU's.
+    if (header.data_file.has_value()) data.Add("data-file", *header.data_file);
     if (facts.luks.has_value()) {
       data.Add("encrypt", LuksToJson(*facts.luks));
     } else if (header.crypt_method == qcow2::kCryptLegacyAes) {
       data.Add("encrypt", Json::Object().Add("format", "aes"));
     }
+    if (header.data_file.has_value()) {
+      data.Add("data-file-raw", Has(header.autoclear, qcow2::kAutoclearRawDataFile));
+    }
     if (header.layout.version >= 3) {
       data.Add("corrupt", header.corrupt());
       data.Add("extended-l2", Has(header.incompatible, qcow2::kIncompatibleExtendedL2));
-    }
-    if (header.data_file.has_value()) {
-      data.Add("data-file", *header.data_file)
-          .Add("data-file-raw", Has(header.autoclear, qcow2::kAutoclearRawDataFile));
     }
     json.Add("format-specific", Json::Object().Add("type", "qcow2").Add("data", std::move(data)));
   }
@@ -250,17 +251,19 @@ void PrintHuman(const Tool& tool, const Facts& facts) {
                uint64_t{1} << bitmap.granularity_bits);
   }
   tool.Print("    refcount bits: %d\n", header.layout.refcount_bits());
+  if (header.data_file.has_value()) {
+    tool.Print("    data file: %s\n", Printable(*header.data_file));
+  }
   if (facts.luks.has_value()) {
     PrintLuks(tool, *facts.luks);
   } else if (header.crypt_method == qcow2::kCryptLegacyAes) {
     tool.Print("    encrypt:\n        format: aes\n");
   }
-  if (header.layout.version >= 3) tool.Print("    corrupt: %s\n", yes(header.corrupt()));
   if (header.data_file.has_value()) {
-    tool.Print("    data file: %s\n    data file raw: %s\n", Printable(*header.data_file),
-               yes(Has(header.autoclear, qcow2::kAutoclearRawDataFile)));
+    tool.Print("    data file raw: %s\n", yes(Has(header.autoclear, qcow2::kAutoclearRawDataFile)));
   }
   if (header.layout.version >= 3) {
+    tool.Print("    corrupt: %s\n", yes(header.corrupt()));
     tool.Print("    extended l2: %s\n",
                yes(Has(header.incompatible, qcow2::kIncompatibleExtendedL2)));
   }
