@@ -2,13 +2,26 @@
 
 #include <fcntl.h>
 
+#include <memory>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/str_format.h"
 #include "base/opener.h"
 #include "base/status.h"
+#include "storage/copy_on_read.h"
+#include "storage/crypto/luks.h"
+#include "storage/crypto/secret.h"
+#include "storage/driver_options.h"
 #include "storage/host_file.h"
 #include "storage/open_image.h"
+#include "storage/open_node.h"
 #include "storage/qcow2/create.h"
+#include "storage/request_policy.h"
+#include "storage/throttle_group.h"
+#include "storage/throttled_backend.h"
 #include "tests/conformance/block_backend_suite.h"
 #include "tests/support/faulty_backend.h"
 #include "tests/support/memory_backend.h"
@@ -70,12 +83,15 @@ class FileDisk {
       RETURN_IF_ERROR(Kind::Make(loop, opener_, path));
       made_ = true;
     }
-    return loop.RunTask(OpenImage(loop, opener_,
-                                  {.path = path,
-                                   .format = Kind::kFormat,
-                                   .read_only = read_only,
-                                   .direct = Kind::kDirect,
-                                   .named_data_files = true}));
+    ImageOptions options = {.path = path,
+                            .format = Kind::kFormat,
+                            .read_only = read_only,
+                            .direct = Kind::kDirect,
+                            .named_data_files = true};
+    if constexpr (requires { Kind::kPassphrase; }) {
+      options.passphrase = std::make_shared<const Secret>(std::string(Kind::kPassphrase));
+    }
+    return loop.RunTask(OpenImage(loop, opener_, std::move(options)));
   }
 
  private:
@@ -118,6 +134,29 @@ struct DataFileKind {
   }
 };
 
+struct LazyRefcountsKind {
+  static constexpr ImageFormat kFormat = ImageFormat::kQcow2;
+  static constexpr bool kDirect = false;
+  static absl::Status Make(EventLoop& loop, Opener& opener, const std::string& path) {
+    const qcow2::CreateOptions options = {.cluster_bits = 12, .lazy_refcounts = true};
+    return loop.RunTask(MakeFile(loop, opener, path, kConformanceBytes, options));
+  }
+};
+
+template <uint32_t cluster_bits, bool direct, bool extended_l2 = false>
+struct LuksKind {
+  static constexpr ImageFormat kFormat = ImageFormat::kQcow2;
+  static constexpr bool kDirect = direct;
+  static constexpr char kPassphrase[] = "open sesame";
+  static absl::Status Make(EventLoop& loop, Opener& opener, const std::string& path) {
+    const std::string passphrase = kPassphrase;
+    const std::vector<uint8_t> bytes(passphrase.begin(), passphrase.end());
+    qcow2::CreateOptions options = {.cluster_bits = cluster_bits, .extended_l2 = extended_l2};
+    ASSIGN_OR_RETURN(options.luks_area, crypto::MakeLuksArea({.iteration_ms = 1}, bytes));
+    return loop.RunTask(MakeFile(loop, opener, path, kConformanceBytes, options));
+  }
+};
+
 // An overlay of an empty base of `base_bytes`, smaller or larger than the overlay.
 template <bool qcow2_base, uint64_t base_bytes, uint32_t version, bool extended_l2 = false>
 struct OverlayKind {
@@ -135,6 +174,78 @@ struct OverlayKind {
   }
 };
 
+// A disk with a decorator around it; `Around` says which.
+template <typename Disk, typename Around>
+class DecoratedDisk {
+ public:
+  static constexpr bool kPersistent = Disk::kPersistent;
+
+  absl::StatusOr<std::unique_ptr<BlockBackend>> Open(EventLoop& loop, bool read_only) {
+    ASSIGN_OR_RETURN(std::unique_ptr<BlockBackend> disk, disk_.Open(loop, read_only));
+    return Around::Put(loop, std::move(disk));
+  }
+
+ private:
+  Disk disk_;
+};
+
+// By limits that a test never comes near: every request asks, none waits.
+struct Throttled {
+  static std::unique_ptr<BlockBackend> Put(EventLoop& loop, std::unique_ptr<BlockBackend> disk) {
+    const ThrottleLimits limits = {.bytes_total = {.per_second = uint64_t{1} << 40},
+                                   .ops_total = {.per_second = 1'000'000'000}};
+    return std::make_unique<ThrottledBackend>(loop, std::move(disk),
+                                              std::make_shared<ThrottleGroup>(limits),
+                                              std::make_unique<HostThrottleClock>(loop));
+  }
+};
+
+struct CopyingOnRead {
+  static std::unique_ptr<BlockBackend> Put(EventLoop&, std::unique_ptr<BlockBackend> disk) {
+    if (disk->geometry().read_only) return disk;
+    return std::make_unique<CopyOnRead>(std::move(disk));
+  }
+};
+
+struct WithPolicy {
+  static std::unique_ptr<BlockBackend> Put(EventLoop&, std::unique_ptr<BlockBackend> disk) {
+    return std::make_unique<RequestPolicy>(
+        std::move(disk), RequestPolicy::Options{.writethrough = true,
+                                                .ignore_discards = true,
+                                                .detect_zeroes = RequestPolicy::Zeroes::kUnmap});
+  }
+};
+
+// An image over the fault injector, which has nothing to inject.
+class BlkdebugDisk {
+ public:
+  static constexpr bool kPersistent = true;
+
+  absl::StatusOr<std::unique_ptr<BlockBackend>> Open(EventLoop& loop, bool read_only) {
+    const std::string path = directory_.path() + "/disk";
+    if (!made_) {
+      RETURN_IF_ERROR(
+          loop.RunTask(MakeFile(loop, opener_, path, kConformanceBytes, qcow2::CreateOptions{})));
+      made_ = true;
+    }
+    const std::string json = absl::StrFormat(
+        R"({"driver": "qcow2", "file": {"driver": "blkdebug", "image": {"driver": "file",)"
+        R"( "filename": "%s"}}})",
+        path);
+    ASSIGN_OR_RETURN(DriverOptions options, DriverOptions::FromJson(json));
+    absl::StatusOr<BlockNode> node = loop.RunTask(
+        OpenNode(loop, opener_, std::move(options), NodeSettings{.read_only = read_only}));
+    if (!node.ok()) return node.status();
+    if (node->blkdebug == nullptr) return absl::InternalError("there is no fault injector");
+    return std::move(node->disk);
+  }
+
+ private:
+  DirectOpener opener_;
+  TempDir directory_;
+  bool made_ = false;
+};
+
 using InMemory = testing::Types<MemoryDisk, FaultyDiskWithoutFaults>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Memory, BlockBackendSuite, InMemory);
 
@@ -147,7 +258,7 @@ using Qcow2 =
                    FileDisk<Qcow2Kind<2, 16, 4, false>>, FileDisk<Qcow2Kind<3, 9, 4, false>>,
                    FileDisk<Qcow2Kind<3, 9, 6, true>>, FileDisk<Qcow2Kind<3, 12, 0, false>>,
                    FileDisk<Qcow2Kind<3, 21, 5, false>>, FileDisk<Qcow2Kind<3, 16, 4, false, true>>,
-                   FileDisk<Qcow2Kind<3, 14, 3, true, true>>>;
+                   FileDisk<Qcow2Kind<3, 14, 3, true, true>>, FileDisk<LazyRefcountsKind>>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Qcow2, BlockBackendSuite, Qcow2);
 INSTANTIATE_TYPED_TEST_SUITE_P(Qcow2, PersistentBackendSuite, Qcow2);
 
@@ -156,6 +267,20 @@ using DataFiles =
                    FileDisk<DataFileKind<true, false>>>;
 INSTANTIATE_TYPED_TEST_SUITE_P(DataFiles, BlockBackendSuite, DataFiles);
 INSTANTIATE_TYPED_TEST_SUITE_P(DataFiles, PersistentBackendSuite, DataFiles);
+
+using Encrypted = testing::Types<FileDisk<LuksKind<16, false>>, FileDisk<LuksKind<12, true>>,
+                                 FileDisk<LuksKind<16, false, true>>>;
+INSTANTIATE_TYPED_TEST_SUITE_P(Encrypted, BlockBackendSuite, Encrypted);
+INSTANTIATE_TYPED_TEST_SUITE_P(Encrypted, PersistentBackendSuite, Encrypted);
+
+using Decorated = testing::Types<
+    DecoratedDisk<FileDisk<RawKind<false>>, Throttled>,
+    DecoratedDisk<FileDisk<Qcow2Kind<3, 16, 4, false>>, Throttled>,
+    DecoratedDisk<FileDisk<OverlayKind<true, kConformanceBytes / 2, 3>>, CopyingOnRead>,
+    DecoratedDisk<FileDisk<OverlayKind<false, 2 * kConformanceBytes, 3, true>>, CopyingOnRead>,
+    DecoratedDisk<FileDisk<Qcow2Kind<3, 12, 4, false>>, WithPolicy>, BlkdebugDisk>;
+INSTANTIATE_TYPED_TEST_SUITE_P(Decorated, BlockBackendSuite, Decorated);
+INSTANTIATE_TYPED_TEST_SUITE_P(Decorated, PersistentBackendSuite, Decorated);
 
 using Overlays = testing::Types<FileDisk<OverlayKind<false, kConformanceBytes / 2, 3>>,
                                 FileDisk<OverlayKind<true, 2 * kConformanceBytes, 3>>,
