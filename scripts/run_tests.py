@@ -62,6 +62,19 @@ class Report:
             self.say("    | " + line)
 
 
+running = set()  # Children, each with a process group of its own.
+
+
+def end_all(number, _):
+    """Whoever ends us ends them, too: a lab that stays would keep the next one waiting."""
+    for child in list(running):
+        try:
+            os.killpg(child.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+    os._exit(128 + number)
+
+
 def run(command, log, seconds=None, environment=None):
     """Runs a command in a process group of its own, its output in `log`; -1 is: too long."""
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +82,7 @@ def run(command, log, seconds=None, environment=None):
         child = subprocess.Popen(command, cwd=TOP, stdin=subprocess.DEVNULL, stdout=out,
                                  stderr=subprocess.STDOUT, start_new_session=True,
                                  env=environment)
+        running.add(child)
         try:
             return child.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -83,6 +97,8 @@ def run(command, log, seconds=None, environment=None):
         except BaseException:
             os.killpg(child.pid, signal.SIGTERM)
             raise
+        finally:
+            running.discard(child)
 
 
 def sources():
@@ -338,6 +354,7 @@ def main():
             parser.error(f"no phase '{phase}'; there are {', '.join(PHASES)}")
     whole = arguments.all and not arguments.only and arguments.case == "*"
 
+    signal.signal(signal.SIGTERM, end_all)
     shutil.rmtree(LOGS, ignore_errors=True)
     LOGS.mkdir(parents=True)
     commit = describe_commit()
