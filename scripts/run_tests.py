@@ -28,6 +28,8 @@ SMOKE_SECONDS = 600
 FULL_SECONDS = 7200
 SKIPPED = 77
 STARVED = re.compile(r"rcu: INFO: \w+ (self-)?detected stalls?")
+TOO_LONG = -1  # run()
+LAB_TOO_LONG = 124
 LAB_DIED = 125  # tests/lab/lab: the emulated host itself, not the command in it.
 
 
@@ -257,6 +259,8 @@ def run_case(report, case, seconds):
     fault = ""
     if code == LAB_DIED:
         fault = "the emulated host died"
+    elif code in (TOO_LONG, LAB_TOO_LONG):
+        fault = "it stood still until its time was over"
     elif code not in (0, SKIPPED) and STARVED.search(log.read_text(errors="replace")):
         fault = "a kernel in the lab was without a timer for seconds"
     if fault:
