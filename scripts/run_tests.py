@@ -27,9 +27,6 @@ PHASES = ["format", "rules", "build", "unit", "lab", "asan", "tsan", "long"]
 SMOKE_SECONDS = 600
 FULL_SECONDS = 7200
 SKIPPED = 77
-STARVED = re.compile(r"rcu: INFO: \w+ (self-)?detected stalls?")
-TOO_LONG = -1  # run()
-LAB_TOO_LONG = 124
 LAB_DIED = 125  # tests/lab/lab: the emulated host itself, not the command in it.
 
 
@@ -255,17 +252,9 @@ def run_case(report, case, seconds):
     log = LOGS / "lab" / f"{case.name}.log"
     started = time.monotonic()
     code = run([str(case)], log, seconds)
-    # Emulating a host that emulates is not free of faults; a second time, though, is ours.
-    fault = ""
-    if code == LAB_DIED:
-        fault = "the emulated host died"
-    elif code in (TOO_LONG, LAB_TOO_LONG):
-        fault = "it stood still until its time was over"
-    elif code not in (0, SKIPPED) and STARVED.search(log.read_text(errors="replace")):
-        fault = "a kernel in the lab was without a timer for seconds"
-    if fault:
+    if code == LAB_DIED:  # That says nothing of us. Anything else, a machine that hangs too, may be ours.
         first = log.rename(log.with_suffix(".first.log"))
-        report.say(f"again    {case.name}: {fault} ({first.relative_to(TOP)})")
+        report.say(f"again    {case.name}: the emulated host died ({first.relative_to(TOP)})")
         code = run([str(case)], log, seconds)
     return case, code, log, time.monotonic() - started
 
