@@ -236,12 +236,13 @@ Task<absl::Status> ClusterMap::MakeTable(uint64_t l1_index) {
         absl::StrFormat("%s: the metadata at offset %d is counted as free", file_.name(), table));
   }
   if (old_table != 0) {
-    // Shared with an internal snapshot: what it maps is shared as well.
+    // Its COPIED flags stay as they are: they tell of the counts of what it maps. Where it is
+    // shared with an internal snapshot that is shared as well; where it only is counted too often,
+    // as after a crash, it is not.
     std::vector<uint8_t> entries(layout_.cluster_bytes());
     const iovec part = ToIoVec(std::span<uint8_t>(entries));
     if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kL2AllocCowRead);
     absl::Status copied = co_await file_.Read(old_table, IoVecs(&part, 1));
-    ClearCopiedFlags(layout_, entries);
     if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kL2AllocWrite);
     if (copied.ok()) copied = co_await file_.Write(table, IoVecs(&part, 1));
     if (!copied.ok()) {

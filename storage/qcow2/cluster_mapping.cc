@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 
 #include "base/check.h"
 #include "base/endian.h"
@@ -114,15 +113,6 @@ uint32_t EqualSubclusters(const Layout& layout, const ClusterEntry& entry, uint3
   if ((entry.zero >> subcluster & 1) != 0) equal = entry.zero;
   if ((entry.allocated >> subcluster & 1) != 0) equal = entry.allocated;
   return std::min<uint32_t>(rest, static_cast<uint32_t>(std::countr_one(equal >> subcluster)));
-}
-
-void ClearCopiedFlags(const Layout& layout, std::span<uint8_t> table) {
-  for (size_t at = 0; at + layout.l2_entry_bytes <= table.size(); at += layout.l2_entry_bytes) {
-    Be64 descriptor;
-    std::memcpy(&descriptor, table.data() + at, sizeof(descriptor));
-    descriptor = descriptor.value() & ~kEntryCopied;
-    std::memcpy(table.data() + at, &descriptor, sizeof(descriptor));
-  }
 }
 
 }  // namespace vireo::qcow2

@@ -9,7 +9,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <variant>
 
 #include "storage/qcow2/layout.h"
@@ -90,9 +89,6 @@ uint32_t SubclusterMask(uint32_t first, uint32_t end);
 ClusterMapping MappingOf(const ClusterEntry& entry, uint32_t subcluster);
 // How many subclusters from that one on are of the same kind; at least one.
 uint32_t EqualSubclusters(const Layout& layout, const ClusterEntry& entry, uint32_t subcluster);
-
-// Clears the COPIED flags of all entries in `table`, as it stands in the file.
-void ClearCopiedFlags(const Layout& layout, std::span<uint8_t> table);
 
 }  // namespace vireo::qcow2
 

@@ -103,17 +103,5 @@ TEST(ClusterMappingTest, EveryEntrySurvivesTheWayToBitsAndBack) {
   }
 }
 
-TEST(ClusterMappingTest, ClearsTheCopiedFlagsOfATableAndNoOtherBit) {
-  const std::vector<uint64_t> words = {0x8000000000050000, 0x80000000'00000001, 0x60000, 2};
-  for (const Layout& layout : {kLayout, kExtended}) {
-    std::vector<Be64> table(words.begin(), words.end());
-    ClearCopiedFlags(layout, {reinterpret_cast<uint8_t*>(table.data()), 4 * sizeof(Be64)});
-    EXPECT_EQ(table[0].value(), 0x50000u);
-    EXPECT_EQ(table[1].value(), layout.extended_l2() ? words[1] : 1);
-    EXPECT_EQ(table[2].value(), words[2]);
-    EXPECT_EQ(table[3].value(), words[3]);
-  }
-}
-
 }  // namespace
 }  // namespace vireo::qcow2

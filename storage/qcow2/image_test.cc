@@ -251,6 +251,27 @@ TEST(ImageTest, SharedClustersAreCopiedAndTheSnapshotKeepsItsOwn) {
   EXPECT_TRUE(disk.Holds(0, 16 * kCluster, 3));
 }
 
+// As a power cut leaves it that came while a snapshot was made or deleted.
+TEST(ImageTest, ATableThatIsCountedTooOftenIsCopiedWithItsFlags) {
+  Qcow2Disk disk(kSmall);
+  ASSERT_TRUE(disk.Open().ok());
+  ASSERT_TRUE(disk.Write(0, 16 * kCluster, 3).ok());
+  ASSERT_TRUE(disk.Close().ok());
+  const uint64_t l2 = disk.Load64(kL1) & kEntryOffsetMask;
+  const uint64_t data = disk.Load64(l2);
+  disk.Store64(kL1, l2);
+  disk.Store16(2 * kCluster + l2 / kCluster * 2, 2);
+  ASSERT_EQ(disk.Check()->corruptions, 0u);
+
+  ASSERT_TRUE(disk.Open().ok());
+  ASSERT_TRUE(disk.Write(20 * kCluster, 512, 4).ok());
+  ASSERT_TRUE(disk.Close().ok());
+  EXPECT_EQ(disk.Check()->corruptions, 0u);
+  const uint64_t copy = disk.Load64(kL1) & kEntryOffsetMask;
+  EXPECT_NE(copy, l2);
+  EXPECT_EQ(disk.Load64(copy), data);
+}
+
 TEST(ImageTest, AutoclearBitsGoBeforeTheFirstWriteNotAtOpening) {
   Qcow2Disk disk(kSmall);
   disk.Store64(88, uint64_t{1} << 40 | kAutoclearBitmaps);

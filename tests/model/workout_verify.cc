@@ -136,6 +136,7 @@ std::vector<uint64_t> Workout::VerifyMedium(MemoryMedium left, uint64_t moment) 
   if (!closed.ok()) Problem(absl::StrCat("closing it again: ", closed.ToString()));
   opened->reset();
   if (problem_.empty() && !(dirty && read_only)) VerifyCheck(left, Leaks::kAllowed);
+  if (problem_.empty() && !dirty && !read_only) VerifySnapshots(left, moment);
   changes.changed = changes.touched;
   if (problem_.empty()) Problem(CompareBitmaps(bitmaps, BitmapsOf(left), changes));
   copied_flags_ = flags_before;
