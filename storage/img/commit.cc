@@ -10,14 +10,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "base/async/task_scope.h"
 #include "base/status.h"
 #include "storage/buffer_pool.h"
 #include "storage/driver_options.h"
 #include "storage/host_file.h"
 #include "storage/img/arguments.h"
+#include "storage/img/pace.h"
 #include "storage/img/progress.h"
 #include "storage/img/size_argument.h"
 #include "storage/img/source.h"
@@ -53,12 +52,7 @@ class Copy {
  public:
   Copy(EventLoop& loop, BlockBackend& from, BlockBackend& to, uint64_t bytes_per_second,
        Progress& progress)
-      : loop_(loop),
-        from_(from),
-        to_(to),
-        bytes_per_second_(bytes_per_second),
-        progress_(progress),
-        workers_(loop) {}
+      : from_(from), to_(to), pace_(loop, bytes_per_second), progress_(progress), workers_(loop) {}
 
   Task<absl::Status> Run() {
     progress_.Set(0);
@@ -108,7 +102,7 @@ class Copy {
         const ZeroFlags unmap = {.may_unmap = true};
         done = co_await to_.WriteZeroes(piece.offset, piece.length, unmap);
       } else {
-        if (bytes_per_second_ != 0) co_await Pace(piece.length);
+        co_await pace_.Admit(piece.length);
         const iovec part = {bytes.get(), piece.length};
         done = co_await from_.Read(piece.offset, IoVecs(&part, 1));
         const WriteFlags none;
@@ -123,19 +117,9 @@ class Copy {
     }
   }
 
-  Task<void> Pace(uint64_t bytes) {
-    const absl::Time now = absl::Now();
-    const absl::Time mine = std::max(now, free_at_);
-    free_at_ =
-        mine + absl::Seconds(static_cast<double>(bytes) / static_cast<double>(bytes_per_second_));
-    if (mine > now) co_await loop_.SleepFor(mine - now);
-  }
-
-  EventLoop& loop_;
   BlockBackend& from_;
   BlockBackend& to_;
-  const uint64_t bytes_per_second_;
-  absl::Time free_at_ = absl::InfinitePast();  // When the rate allows the next piece.
+  Pace pace_;
   Progress& progress_;
   TaskScope workers_;
   uint64_t next_ = 0;

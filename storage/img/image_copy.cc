@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
 #include "base/align.h"
 #include "base/iovecs.h"
 #include "base/status.h"
@@ -41,6 +40,7 @@ ImageCopy::ImageCopy(EventLoop& loop, Options options, Progress& progress)
     : loop_(loop),
       options_(std::move(options)),
       progress_(progress),
+      pace_(loop, options_.bytes_per_second),
       offload_(options_.offload),
       workers_(loop) {
   for (const BlockBackend* source : options_.sources) {
@@ -152,14 +152,14 @@ Task<absl::Status> ImageCopy::CopyPiece(Piece piece, uint8_t* bytes) {
     if (copied) {
       if (options_.in_order) EndTurn(piece.ticket);
       CountDone(piece);
-      if (options_.bytes_per_second != 0) co_await Pace(piece.length);
+      co_await pace_.Admit(piece.length);
       co_return absl::OkStatus();
     }
   }
   if (piece.kind == Kind::kData) {
     const absl::Status read = co_await ReadPiece(piece.offset, piece.length, bytes);
     if (!read.ok()) co_return read;
-    if (options_.bytes_per_second != 0) co_await Pace(piece.length);
+    co_await pace_.Admit(piece.length);
   }
   if (options_.packer != nullptr) {
     const absl::Status status = co_await PackPiece(piece, bytes);
@@ -406,14 +406,6 @@ Task<void> ImageCopy::WaitForTurn(uint64_t ticket) {
 void ImageCopy::EndTurn(uint64_t ticket) {
   turn_ = ticket + 1;
   turned_.Set();
-}
-
-Task<void> ImageCopy::Pace(uint64_t bytes) {
-  const absl::Time now = absl::Now();
-  const absl::Time mine = std::max(now, free_at_);
-  free_at_ = mine + absl::Seconds(static_cast<double>(bytes) /
-                                  static_cast<double>(options_.bytes_per_second));
-  if (mine > now) co_await loop_.SleepFor(mine - now);
 }
 
 void ImageCopy::Fail(absl::Status status) {

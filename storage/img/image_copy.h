@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/time/time.h"
 #include "base/async/async_event.h"
 #include "base/async/async_mutex.h"
 #include "base/async/event_loop.h"
@@ -21,6 +20,7 @@
 #include "base/async/task_scope.h"
 #include "storage/block_backend.h"
 #include "storage/buffer_pool.h"
+#include "storage/img/pace.h"
 #include "storage/img/progress.h"
 #include "storage/qcow2/packed_writer.h"
 
@@ -112,7 +112,6 @@ class ImageCopy {
   Task<void> WriteZeros(uint64_t offset, uint64_t length, absl::Status* status);
   Task<void> WaitForTurn(uint64_t ticket);
   void EndTurn(uint64_t ticket);
-  Task<void> Pace(uint64_t bytes);
   void Fail(absl::Status status);
 
   EventLoop& loop_;
@@ -126,7 +125,7 @@ class ImageCopy {
   uint64_t next_ticket_ = 0;
   uint64_t turn_ = 0;
   AsyncEvent turned_;
-  absl::Time free_at_ = absl::InfinitePast();  // When the rate allows the next write.
+  Pace pace_;
 
   bool offload_ = false;  // The host has not refused yet.
   uint64_t to_copy_ = 0;
