@@ -47,13 +47,19 @@ absl::StatusOr<MappedRegion> MappedRegion::Map(size_t bytes, int flags, int fd,
   if (!options.core_dump && ::madvise(address, bytes, MADV_DONTDUMP) != 0) {
     return ErrnoStatus(errno, "madvise(MADV_DONTDUMP)");
   }
+  // EINVAL: a kernel that has none.
+  if (options.huge_pages && ::madvise(address, bytes, MADV_HUGEPAGE) != 0 && errno != EINVAL) {
+    return ErrnoStatus(errno, "madvise(MADV_HUGEPAGE)");
+  }
   return region;
 }
 
 absl::StatusOr<MappedRegion> MappedRegion::Anonymous(size_t bytes, AnonymousOptions options) {
   const int reserve = options.reserve ? 0 : MAP_NORESERVE;
   return Map(bytes, MAP_PRIVATE | MAP_ANONYMOUS | reserve, -1,
-             {.core_dump = options.core_dump, .alignment = options.alignment});
+             {.core_dump = options.core_dump,
+              .alignment = options.alignment,
+              .huge_pages = options.huge_pages});
 }
 
 absl::StatusOr<MappedRegion> MappedRegion::File(const UniqueFd& fd, size_t bytes,

@@ -21,13 +21,17 @@ class MappedRegion {
     bool reserve = true;    // False: MAP_NORESERVE, not counted against the overcommit limit.
     bool core_dump = true;  // False: MADV_DONTDUMP.
     size_t alignment = 0;   // Of the address; a power of two, 0 for a page.
+    // MADV_HUGEPAGE, for hosts whose transparent huge pages are for those who ask ("madvise"). A
+    // kernel without them does as well as it can.
+    bool huge_pages = false;
   };
   struct FileOptions {
     uint64_t offset = 0;  // A multiple of the page size.
     int protection = PROT_READ | PROT_WRITE;
     bool shared = true;
     bool core_dump = true;
-    size_t alignment = 0;  // Of the address; a power of two, 0 for a page.
+    size_t alignment = 0;     // Of the address; a power of two, 0 for a page.
+    bool huge_pages = false;  // As above; shmem's own setting must allow "advise" too.
   };
 
   MappedRegion() = default;

@@ -116,9 +116,13 @@ absl::StatusOr<std::unique_ptr<GuestMemory>> GuestMemory::Create(std::vector<Reg
   for (const RegionSpec& spec : specs) {
     absl::StatusOr<MappedRegion> mapping =
         backing == Backing::kPrivate
-            ? MappedRegion::Anonymous(spec.size, {.core_dump = false, .alignment = alignment})
+            ? MappedRegion::Anonymous(
+                  spec.size, {.core_dump = false, .alignment = alignment, .huge_pages = true})
             : MappedRegion::File(memory->fd_, spec.size,
-                                 {.offset = offset, .core_dump = false, .alignment = alignment});
+                                 {.offset = offset,
+                                  .core_dump = false,
+                                  .alignment = alignment,
+                                  .huge_pages = backing == Backing::kShared});
     if (!mapping.ok() && backing == Backing::kHugepages &&
         StatusErrno(mapping.status()) == ENOMEM) {
       return absl::ResourceExhaustedError(absl::StrFormat(

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cinttypes>
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
@@ -257,6 +258,36 @@ TEST(GuestMemoryCreateTest, MoreThanTheHostHasIsResourceExhausted) {
         GuestMemory::Create({{GuestAddress(0), kTooMuch}}, backing).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
     EXPECT_TRUE(absl::StartsWith(std::string(status.message()), "guest memory: ")) << status;
+  }
+}
+
+// The VmFlags of the mapping that holds `address` (proc(5)).
+std::string FlagsOfMapping(const void* address) {
+  std::ifstream smaps("/proc/self/smaps");
+  const uintptr_t wanted = reinterpret_cast<uintptr_t>(address);
+  bool here = false;
+  for (std::string line; std::getline(smaps, line);) {
+    uintptr_t begin = 0;
+    uintptr_t end = 0;
+    if (std::sscanf(line.c_str(), "%" SCNxPTR "-%" SCNxPTR " ", &begin, &end) == 2) {
+      here = begin <= wanted && wanted < end;
+    } else if (here && absl::StartsWith(line, "VmFlags:")) {
+      return line + " ";
+    }
+  }
+  return "";
+}
+
+TEST(GuestMemoryCreateTest, AsksForTransparentHugePages) {
+  if (::access("/sys/kernel/mm/transparent_hugepage", F_OK) != 0) {
+    GTEST_SKIP() << "this kernel has no transparent huge pages";
+  }
+  for (const Backing backing : {Backing::kPrivate, Backing::kShared}) {
+    const absl::StatusOr<std::unique_ptr<GuestMemory>> memory =
+        GuestMemory::Create({{GuestAddress(0), 4 * kMiB}}, backing);
+    ASSERT_TRUE(memory.ok()) << memory.status();
+    const std::string flags = FlagsOfMapping((*memory)->regions().front().host.data());
+    EXPECT_TRUE(absl::StrContains(flags, " hg ")) << flags;
   }
 }
 
