@@ -2,9 +2,9 @@
 #define VIREO_STORAGE_IMG_PACE_H_
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/async/event_loop.h"
 #include "base/async/task.h"
@@ -23,8 +23,9 @@ class Pace {
   // Returns when `bytes` more may be copied.
   Task<void> Admit(uint64_t bytes) {
     if (bytes_per_second_ == 0) co_return;
-    const absl::Time now = absl::Now();
-    const absl::Time mine = std::max(now, free_at_);
+    const absl::Duration now =
+        absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
+    const absl::Duration mine = std::max(now, free_at_);
     free_at_ =
         mine + absl::Seconds(static_cast<double>(bytes) / static_cast<double>(bytes_per_second_));
     if (mine > now) co_await loop_.SleepFor(mine - now);
@@ -33,7 +34,8 @@ class Pace {
  private:
   EventLoop& loop_;
   const uint64_t bytes_per_second_;
-  absl::Time free_at_ = absl::InfinitePast();  // When what was admitted is done.
+  // When what was admitted is done, by the monotonic clock.
+  absl::Duration free_at_ = absl::ZeroDuration();
 };
 
 }  // namespace vireo::img
