@@ -20,8 +20,6 @@ using namespace common_config;  // NOLINT(google-build-using-namespace): registe
 constexpr char kStateType[] = "virtio.pci";
 constexpr uint32_t kStateVersion = 1;
 constexpr uint64_t kRegionBytes = 0x1000;
-constexpr uint64_t kTransportFeatures =
-    kFeatureVersion1 | kFeatureIndirectDesc | kFeatureEventIdx | kFeatureRingReset;
 // Subsystem and revision by which drivers that look closer know a modern device.
 constexpr uint16_t kSubsystem = 0x1100;
 
@@ -75,17 +73,13 @@ bool Overlaps(uint16_t offset, size_t size, uint16_t field, size_t field_size) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<PciTransport>> PciTransport::Create(const Options& options) {
-  std::vector<std::unique_ptr<Queue>> queues;
-  for (const uint16_t size : options.device.queue_sizes()) {
-    ASSIGN_OR_RETURN(EventFd kick, EventFd::Create());
-    queues.push_back(std::make_unique<Queue>(size, std::move(kick)));
-  }
-  std::unique_ptr<PciTransport> transport(new PciTransport(options, std::move(queues)));
+  ASSIGN_OR_RETURN(std::vector<EventFd> kicks, DeviceRegisters::MakeKicks(options.device));
+  std::unique_ptr<PciTransport> transport(new PciTransport(options, std::move(kicks)));
   RETURN_IF_ERROR(transport->Construct(options));
   return transport;
 }
 
-PciTransport::PciTransport(const Options& options, std::vector<std::unique_ptr<Queue>> queues)
+PciTransport::PciTransport(const Options& options, std::vector<EventFd> kicks)
     : Function(
           {
               .name = options.name,
@@ -99,49 +93,49 @@ PciTransport::PciTransport(const Options& options, std::vector<std::unique_ptr<Q
               .interrupt_pin = options.interrupt_pin,
           },
           options.address_space, &options.intx),
-      device_(options.device),
-      loop_(options.loop),
-      offered_features_(options.device.offered_features() | kTransportFeatures),
-      report_needs_reset_(options.needs_reset),
       msix_(options.msi),
-      queues_(std::move(queues)),
-      scope_(options.loop) {}
+      registers_({.name = options.name,
+                  .device = options.device,
+                  .loop = options.loop,
+                  .msix = msix_,
+                  .set_pin = [this](bool asserted) { SetIntx(asserted); },
+                  .needs_reset = options.needs_reset},
+                 std::move(kicks)) {}
 
 absl::Status PciTransport::Construct(const Options& options) {
-  VIREO_CHECK(queues_.size() * kNotifyMultiplier <= kRegionBytes);
+  const uint16_t queues = registers_.queue_count();
+  VIREO_CHECK(queues * kNotifyMultiplier <= kRegionBytes);
   VIREO_CHECK(kMsixTableOffset + msix_.table_bytes() <= kMsixPbaOffset);
   Window window;
   window.kind = Window::Kind::kMmio;
   window.size = kBarBytes;
   window.trapped = this;
   window.name = absl::StrFormat("%s BAR %d", options.name, kBarIndex);
-  for (size_t i = 0; i < queues_.size(); ++i) {
+  for (uint16_t i = 0; i < queues; ++i) {
     window.doorbells.push_back(
-        {.offset = kNotifyOffset + i * kNotifyMultiplier, .event = &queues_[i]->kick});
+        {.offset = kNotifyOffset + i * kNotifyMultiplier, .event = &registers_.kick(i)});
   }
   RETURN_IF_ERROR(
       AddBar({.index = kBarIndex, .kind = options.bar_kind, .window = std::move(window)}));
+  RETURN_IF_ERROR(AddCapabilities(options.device.config().size()));
+  FinishConstruction();
+  return absl::OkStatus();
+}
 
-  device_.Connect(*this);
-  {
-    MutexLock lock(mutex_);
-    config_ = device_.config();
-    ResetRegisters();
-  }
+absl::Status PciTransport::AddCapabilities(uint64_t config_bytes) {
   const auto add = [this](std::vector<uint8_t> body, std::span<const uint8_t> writable = {}) {
     return AddCapability(pci::kCapabilityVendorSpecific, body, writable);
   };
   RETURN_IF_ERROR(
       add(CapabilityBody(PciCapabilityType::kCommon, kCommonOffset, kSize, 0)).status());
   RETURN_IF_ERROR(add(CapabilityBody(PciCapabilityType::kIsr, kIsrOffset, 1, 0)).status());
-  const uint64_t config_bytes = device_.config().size();
   VIREO_CHECK(config_bytes <= kRegionBytes);
   if (config_bytes != 0) {
     RETURN_IF_ERROR(
         add(CapabilityBody(PciCapabilityType::kDevice, kDeviceOffset, config_bytes, 0)).status());
   }
   std::vector<uint8_t> notify = CapabilityBody(PciCapabilityType::kNotify, kNotifyOffset,
-                                               queues_.size() * kNotifyMultiplier, 4);
+                                               registers_.queue_count() * kNotifyMultiplier, 4);
   notify[sizeof(PciCapability) - 2] = kNotifyMultiplier;
   RETURN_IF_ERROR(add(std::move(notify)).status());
   std::vector<uint8_t> writable(kAccessBytes - 2, 0);
@@ -149,71 +143,29 @@ absl::Status PciTransport::Construct(const Options& options) {
   std::fill(writable.begin() + kAccessOffset - 2, writable.end(), 0xff);
   ASSIGN_OR_RETURN(pci_access_,
                    add(CapabilityBody(PciCapabilityType::kPciAccess, 0, 0, 4), writable));
-  RETURN_IF_ERROR(AddMsix(msix_, {.table_bar = kBarIndex,
-                                  .table_offset = kMsixTableOffset,
-                                  .pba_bar = kBarIndex,
-                                  .pba_offset = kMsixPbaOffset}));
-  FinishConstruction();
-  return absl::OkStatus();
+  return AddMsix(msix_, {.table_bar = kBarIndex,
+                         .table_offset = kMsixTableOffset,
+                         .pba_bar = kBarIndex,
+                         .pba_offset = kMsixPbaOffset});
 }
 
 PciTransport::~PciTransport() { Detach(); }
 
 // ---- Lifecycle ----
 
-Task<void> PciTransport::Quiesce() {
-  quiet_ = true;
-  co_await scope_.Join();  // A reset that the driver began.
-  if (quiet_) co_await device_.Quiesce();
-}
+Task<void> PciTransport::Quiesce() { return registers_.Quiesce(); }
 
-void PciTransport::Resume() {
-  quiet_ = false;
-  device_.Resume();
-}
+void PciTransport::Resume() { registers_.Resume(); }
 
 Task<void> PciTransport::Reset() {
-  co_await scope_.Join();
-  co_await device_.Reset();
-  {
-    MutexLock lock(mutex_);
-    config_ = device_.config();
-    ResetRegisters();
-  }
-  ClearIsr();
+  co_await registers_.Reset();
   ResetFunction();
 }
 
 EncodedState PciTransport::Save() const {
   StateWriter writer;
   SaveFunction(writer);
-  {
-    MutexLock lock(mutex_);
-    VIREO_CHECK(resetting_ == nullptr, "a quiet device has no reset under way");
-    writer.U8(status_);
-    writer.U64(driver_features_);
-    writer.U32(device_feature_select_);
-    writer.U32(driver_feature_select_);
-    writer.U16(queue_select_);
-    writer.U8(config_generation_);
-    writer.Bytes(config_);
-    writer.Bool(touched_);
-    writer.U16(config_vector_.load(std::memory_order_relaxed));
-    writer.U16(static_cast<uint16_t>(queues_.size()));
-    for (const std::unique_ptr<Queue>& queue : queues_) {
-      writer.U16(queue->vector.load(std::memory_order_relaxed));
-      writer.U16(queue->size);
-      writer.Bool(queue->enabled);
-      writer.U64(queue->descriptors);
-      writer.U64(queue->driver);
-      writer.U64(queue->device);
-    }
-  }
-  {
-    MutexLock lock(isr_mutex_);
-    writer.U8(isr_);
-  }
-  writer.State(device_.Save());
+  registers_.Save(writer);
   return EncodedState{.type = kStateType, .version = kStateVersion, .bytes = writer.Finish()};
 }
 
@@ -221,54 +173,7 @@ absl::Status PciTransport::Restore(const EncodedState& state) {
   RETURN_IF_ERROR(CheckState(state, kStateType, kStateVersion));
   StateReader reader(state.bytes);
   RETURN_IF_ERROR(RestoreFunction(reader));
-  Activation activation;
-  bool activate = false;
-  {
-    MutexLock lock(mutex_);
-    status_ = reader.U8();
-    driver_features_ = reader.U64();
-    device_feature_select_ = reader.U32();
-    driver_feature_select_ = reader.U32();
-    queue_select_ = reader.U16();
-    config_generation_ = reader.U8();
-    std::vector<uint8_t> config = reader.Bytes();
-    touched_ = reader.Bool();
-    config_vector_.store(CheckedVector(reader.U16()), std::memory_order_relaxed);
-    if (reader.U16() != queues_.size()) reader.Fail("another number of queues");
-    for (const std::unique_ptr<Queue>& queue : queues_) {
-      queue->vector.store(CheckedVector(reader.U16()), std::memory_order_relaxed);
-      queue->size = reader.U16();
-      queue->enabled = reader.Bool();
-      queue->descriptors = reader.U64();
-      queue->driver = reader.U64();
-      queue->device = reader.U64();
-    }
-    RETURN_IF_ERROR(reader.status());
-    if (config.size() != config_.size()) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("%s: the state has %d bytes of configuration, this device %d", name(),
-                          config.size(), config_.size()));
-    }
-    if ((status_ & kStatusFeaturesOk) != 0 && !FeaturesAcceptable()) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("%s: the state has features %#x, this device offers %#x", name(),
-                          driver_features_, offered_features_));
-    }
-    config_ = std::move(config);
-    activate = (status_ & kStatusDriverOk) != 0;
-    if (activate) activation = MakeActivation();
-  }
-  {
-    MutexLock lock(isr_mutex_);
-    isr_ = reader.U8() & (kIsrQueue | kIsrConfig);
-  }
-  const EncodedState device_state = reader.State();
-  RETURN_IF_ERROR(reader.Finish());
-  RETURN_IF_ERROR(device_.Restore(device_state));
-  if (activate) ActivateDevice(activation);
-  MutexLock lock(isr_mutex_);
-  UpdateIntx();
-  return absl::OkStatus();
+  return registers_.Restore(reader);
 }
 
 // ---- Register accesses, on vCPU threads ----
@@ -282,9 +187,9 @@ void PciTransport::Read(uint64_t offset, std::span<uint8_t> data) {
   } else if (offset >= kNotifyOffset) {
     // Write-only.
   } else if (offset >= kDeviceOffset) {
-    ReadDeviceConfig(offset - kDeviceOffset, data);
+    registers_.ReadConfig(offset - kDeviceOffset, data);
   } else if (offset == kIsrOffset) {
-    ReadIsr(data);
+    data[0] = registers_.TakeIsr();
   } else if (offset < kIsrOffset) {
     ReadCommon(offset - kCommonOffset, data);
   }
@@ -297,28 +202,13 @@ std::shared_ptr<Parking> PciTransport::Write(uint64_t offset, std::span<const ui
   } else if (offset >= kNotifyOffset) {
     // A kick that found no doorbell: the host refused it, or it came through PCI configuration
     // space.
-    const uint64_t index = (offset - kNotifyOffset) / kNotifyMultiplier;
-    if (index < queues_.size()) queues_[index]->kick.Signal();
+    registers_.Notify((offset - kNotifyOffset) / kNotifyMultiplier);
   } else if (offset >= kDeviceOffset) {
-    WriteDeviceConfig(offset - kDeviceOffset, data);
+    registers_.WriteConfig(offset - kDeviceOffset, data);
   } else if (offset < kIsrOffset) {
     return WriteCommon(offset - kCommonOffset, data);
   }
   return nullptr;
-}
-
-bool PciTransport::driver_ready() const {
-  MutexLock lock(mutex_);
-  return (status_ & kStatusDriverOk) != 0;
-}
-
-bool PciTransport::needs_reset() const {
-  MutexLock lock(mutex_);
-  return (status_ & kStatusNeedsReset) != 0;
-}
-
-PciTransport::Queue* PciTransport::SelectedQueue() const {
-  return queue_select_ < queues_.size() ? queues_[queue_select_].get() : nullptr;
 }
 
 void PciTransport::ReadCommon(uint64_t offset, std::span<uint8_t> data) const {
@@ -326,64 +216,33 @@ void PciTransport::ReadCommon(uint64_t offset, std::span<uint8_t> data) const {
   const auto put = [&image](uint16_t at, uint64_t value, int width) {
     for (int i = 0; i < width; ++i) image[at + i] = static_cast<uint8_t>(value >> (8 * i));
   };
-  {
-    MutexLock lock(mutex_);
-    put(kDeviceFeatureSelect, device_feature_select_, 4);
-    if (device_feature_select_ < 2) {
-      put(kDeviceFeature, offered_features_ >> (32 * device_feature_select_), 4);
-    }
-    put(kDriverFeatureSelect, driver_feature_select_, 4);
-    if (driver_feature_select_ < 2) {
-      put(kDriverFeature, driver_features_ >> (32 * driver_feature_select_), 4);
-    }
-    put(kConfigMsixVector, config_vector_.load(std::memory_order_relaxed), 2);
-    put(kNumQueues, queues_.size(), 2);
-    put(kDeviceStatus, status_, 1);
-    put(kConfigGeneration, config_generation_, 1);
-    put(kQueueSelect, queue_select_, 2);
-    // §4.1.4.3.1: a queue_size of 0 says that there is no such queue.
-    if (const Queue* const queue = SelectedQueue(); queue != nullptr) {
-      put(kQueueSize, queue->size, 2);
-      put(kQueueMsixVector, queue->vector.load(std::memory_order_relaxed), 2);
-      put(kQueueEnable, queue->enabled ? 1 : 0, 2);
-      put(kQueueNotifyOff, queue_select_, 2);
-      put(kQueueDesc, queue->descriptors, 8);
-      put(kQueueDriver, queue->driver, 8);
-      put(kQueueDevice, queue->device, 8);
-      put(kQueueNotifyData, queue_select_, 2);
-      put(kQueueReset, queue->resetting != nullptr ? 1 : 0, 2);
-    }
+  const DeviceRegisters::View view = registers_.Look();
+  put(kDeviceFeatureSelect, view.device_feature_select, 4);
+  if (view.device_feature_select < 2) {
+    put(kDeviceFeature, registers_.offered_features() >> (32 * view.device_feature_select), 4);
+  }
+  put(kDriverFeatureSelect, view.driver_feature_select, 4);
+  if (view.driver_feature_select < 2) {
+    put(kDriverFeature, view.driver_features >> (32 * view.driver_feature_select), 4);
+  }
+  put(kConfigMsixVector, view.config_vector, 2);
+  put(kNumQueues, registers_.queue_count(), 2);
+  put(kDeviceStatus, view.status, 1);
+  put(kConfigGeneration, view.config_generation, 1);
+  put(kQueueSelect, view.queue_select, 2);
+  // §4.1.4.3.1: a queue_size of 0 says that there is no such queue.
+  if (view.queue.has_value()) {
+    put(kQueueSize, view.queue->size, 2);
+    put(kQueueMsixVector, view.queue->vector, 2);
+    put(kQueueEnable, view.queue->enabled ? 1 : 0, 2);
+    put(kQueueNotifyOff, view.queue_select, 2);
+    put(kQueueDesc, view.queue->descriptors, 8);
+    put(kQueueDriver, view.queue->driver, 8);
+    put(kQueueDevice, view.queue->device, 8);
+    put(kQueueNotifyData, view.queue_select, 2);
+    put(kQueueReset, view.queue->resetting ? 1 : 0, 2);
   }
   for (size_t i = 0; i < data.size() && offset + i < image.size(); ++i) data[i] = image[offset + i];
-}
-
-void PciTransport::ReadIsr(std::span<uint8_t> data) {
-  MutexLock lock(isr_mutex_);
-  data[0] = std::exchange(isr_, 0);  // §4.1.4.5.1: reading clears it, and with it the pin.
-  UpdateIntx();
-}
-
-void PciTransport::ReadDeviceConfig(uint64_t offset, std::span<uint8_t> data) const {
-  MutexLock lock(mutex_);
-  for (size_t i = 0; i < data.size() && offset + i < config_.size(); ++i) {
-    data[i] = config_[offset + i];
-  }
-}
-
-void PciTransport::WriteDeviceConfig(uint64_t offset, std::span<const uint8_t> data) {
-  MutexLock lock(mutex_);
-  if (resetting_ != nullptr) return;
-  for (size_t i = 0; i < data.size() && offset + i < config_.size(); ++i) {
-    const auto at = static_cast<uint16_t>(offset + i);
-    if (!device_.ConfigWritable(at, driver_features_)) continue;
-    const uint8_t value = data[i];
-    config_[at] = value;
-    touched_ = true;
-    loop_.Post([this, at, value] {
-      device_.WriteConfig(at, std::span<const uint8_t>(&value, 1));
-      RefreshConfig();
-    });
-  }
 }
 
 std::shared_ptr<Parking> PciTransport::WriteCommon(uint64_t offset, std::span<const uint8_t> data) {
@@ -391,49 +250,43 @@ std::shared_ptr<Parking> PciTransport::WriteCommon(uint64_t offset, std::span<co
   // nothing.
   const uint64_t value = LittleEndian(data);
   const size_t width = data.size();
-  MutexLock lock(mutex_);
-  if (offset == kDeviceStatus && width == 1) return WriteStatus(static_cast<uint8_t>(value));
-  if (resetting_ != nullptr) return nullptr;  // Until it has ended there is nothing to set up.
+  if (offset == kDeviceStatus && width == 1) {
+    return registers_.WriteStatus(static_cast<uint8_t>(value));
+  }
   if (width == 4) {
+    const auto value32 = static_cast<uint32_t>(value);
     switch (offset) {
       case kDeviceFeatureSelect:
-        device_feature_select_ = static_cast<uint32_t>(value);
+        registers_.SelectDeviceFeatures(value32);
         return nullptr;
       case kDriverFeatureSelect:
-        driver_feature_select_ = static_cast<uint32_t>(value);
+        registers_.SelectDriverFeatures(value32);
         return nullptr;
       case kDriverFeature:
-        // Final once accepted (§3.1.1).
-        if (driver_feature_select_ < 2 && (status_ & kStatusFeaturesOk) == 0) {
-          const int shift = 32 * static_cast<int>(driver_feature_select_);
-          driver_features_ &= ~(uint64_t{0xffffffff} << shift);
-          driver_features_ |= value << shift;
-        }
+        registers_.WriteDriverFeatures(value32);
         return nullptr;
     }
   }
   if (width == 2) {
-    Queue* const queue = SelectedQueue();
+    const auto value16 = static_cast<uint16_t>(value);
     switch (offset) {
       case kConfigMsixVector:
-        config_vector_.store(CheckedVector(value), std::memory_order_relaxed);
+        registers_.WriteConfigVector(value16);
         return nullptr;
       case kQueueSelect:
-        queue_select_ = static_cast<uint16_t>(value);
+        registers_.SelectQueue(value16);
         return nullptr;
       case kQueueSize:
-        // Whether it is a possible size is judged, as the addresses are, when the queue starts.
-        if (queue != nullptr && !queue->enabled) queue->size = static_cast<uint16_t>(value);
+        registers_.WriteQueueSize(value16);
         return nullptr;
       case kQueueMsixVector:
-        if (queue != nullptr) queue->vector.store(CheckedVector(value), std::memory_order_relaxed);
+        registers_.WriteQueueVector(value16);
         return nullptr;
       case kQueueEnable:
-        // §4.1.4.3.2: the driver never writes 0.
-        if (queue != nullptr && value == 1) EnableQueue(*queue);
+        if (value == 1) registers_.EnableQueue();  // §4.1.4.3.2: the driver never writes 0.
         return nullptr;
       case kQueueReset:
-        return WriteQueueReset(static_cast<uint16_t>(value));
+        return value == 1 ? registers_.ResetQueue() : nullptr;
     }
   }
   if ((width == 4 || width == 8) && offset >= kQueueDesc && offset < kQueueNotifyData) {
@@ -443,233 +296,41 @@ std::shared_ptr<Parking> PciTransport::WriteCommon(uint64_t offset, std::span<co
 }
 
 void PciTransport::WriteQueueAddress(uint64_t offset, uint64_t value, size_t width) {
-  Queue* const queue = SelectedQueue();
-  if (queue == nullptr || queue->enabled || offset % width != 0) return;
-  uint64_t* const field = offset < kQueueDriver   ? &queue->descriptors
-                          : offset < kQueueDevice ? &queue->driver
-                                                  : &queue->device;
+  if (offset % width != 0) return;
+  using Part = DeviceRegisters::QueuePart;
+  const Part part = offset < kQueueDriver   ? Part::kDescriptors
+                    : offset < kQueueDevice ? Part::kDriver
+                                            : Part::kDevice;
   if (width == 8) {
-    *field = value;
-  } else if (offset % 8 == 0) {
-    *field = (*field & ~uint64_t{0xffffffff}) | value;
+    registers_.WriteQueueAddress(part, value, ~uint64_t{0});
   } else {
-    *field = (*field & 0xffffffff) | value << 32;
+    const int shift = offset % 8 == 0 ? 0 : 32;
+    registers_.WriteQueueAddress(part, value << shift, uint64_t{0xffffffff} << shift);
   }
 }
-
-uint16_t PciTransport::CheckedVector(uint64_t value) const {
-  // §4.1.5.1.2.1: a vector that cannot be had reads back as "none".
-  return value < msix_.vectors() ? static_cast<uint16_t>(value) : kNoVector;
-}
-
-bool PciTransport::FeaturesAcceptable() const {
-  // §6.1: a device may insist on VERSION_1, and this one knows nothing else.
-  return (driver_features_ & ~offered_features_) == 0 &&
-         (driver_features_ & kFeatureVersion1) != 0 && device_.AcceptsFeatures(driver_features_);
-}
-
-std::shared_ptr<Parking> PciTransport::WriteStatus(uint8_t value) {
-  if (resetting_ != nullptr) return value == 0 ? resetting_ : nullptr;
-  if (value == 0) {
-    if (!touched_) {
-      ResetRegisters();
-      return nullptr;
-    }
-    resetting_ = std::make_shared<Parking>();
-    loop_.Post([this, parking = resetting_] { scope_.Spawn(ResetDevice(parking)); });
-    return resetting_;
-  }
-  // Bits are only ever added, until a reset (§2.1.1).
-  uint8_t added = value & ~status_;
-  added &= kStatusAcknowledge | kStatusDriver | kStatusFeaturesOk | kStatusDriverOk | kStatusFailed;
-  if ((added & kStatusFeaturesOk) != 0 && !FeaturesAcceptable()) {
-    added &= ~(kStatusFeaturesOk | kStatusDriverOk);
-  }
-  if (((status_ | added) & kStatusFeaturesOk) == 0) added &= ~kStatusDriverOk;
-  status_ |= added;
-  if ((added & kStatusDriverOk) != 0) {
-    touched_ = true;
-    loop_.Post([this, activation = MakeActivation()] { ActivateDevice(activation); });
-  }
-  return nullptr;
-}
-
-void PciTransport::EnableQueue(Queue& queue) {
-  if (queue.enabled || queue.resetting != nullptr) return;
-  queue.enabled = true;
-  if ((status_ & kStatusDriverOk) == 0) return;
-  // Enabled again after a queue reset (§2.6.1.2).
-  loop_.Post([this, activation = ActivationOf(queue_select_)] { StartQueue(activation); });
-}
-
-std::shared_ptr<Parking> PciTransport::WriteQueueReset(uint16_t value) {
-  Queue* const queue = SelectedQueue();
-  if (queue == nullptr || value != 1 || (driver_features_ & kFeatureRingReset) == 0) return nullptr;
-  if (queue->resetting != nullptr) return queue->resetting;
-  if (!queue->enabled) return nullptr;
-  if ((status_ & kStatusDriverOk) == 0) {
-    ResetQueueRegisters(*queue);
-    return nullptr;
-  }
-  queue->resetting = std::make_shared<Parking>();
-  loop_.Post([this, index = queue_select_, parking = queue->resetting] {
-    scope_.Spawn(ResetQueue(index, parking));
-  });
-  return queue->resetting;
-}
-
-QueueActivation PciTransport::ActivationOf(uint16_t index) const {
-  const Queue& queue = *queues_[index];
-  return {.index = index,
-          .ring = {.size = queue.size,
-                   .descriptors = GuestAddress(queue.descriptors),
-                   .available = GuestAddress(queue.driver),
-                   .used = GuestAddress(queue.device),
-                   .event_idx = (driver_features_ & kFeatureEventIdx) != 0,
-                   .indirect = (driver_features_ & kFeatureIndirectDesc) != 0},
-          .kick = &queue.kick};
-}
-
-Activation PciTransport::MakeActivation() const {
-  Activation activation;
-  activation.features = driver_features_;
-  for (uint16_t i = 0; i < queues_.size(); ++i) {
-    if (queues_[i]->enabled) activation.queues.push_back(ActivationOf(i));
-  }
-  return activation;
-}
-
-void PciTransport::ResetQueueRegisters(Queue& queue) {
-  queue.vector.store(kNoVector, std::memory_order_relaxed);
-  queue.size = queue.max_size;
-  queue.enabled = false;
-  queue.descriptors = 0;
-  queue.driver = 0;
-  queue.device = 0;
-  queue.resetting.reset();
-}
-
-void PciTransport::ResetRegisters() {
-  status_ = 0;
-  driver_features_ = 0;
-  device_feature_select_ = 0;
-  driver_feature_select_ = 0;
-  queue_select_ = 0;
-  config_vector_.store(kNoVector, std::memory_order_relaxed);
-  touched_ = false;
-  for (const std::unique_ptr<Queue>& queue : queues_) ResetQueueRegisters(*queue);
-}
-
-// ---- On the loop ----
-
-void PciTransport::ActivateDevice(const Activation& activation) {
-  const absl::Status status = device_.Activate(activation);
-  if (!status.ok()) {
-    if (log_limit_.Allow()) LogWarning("%s needs reset: %s", name(), status.message());
-    SignalNeedsReset();
-  }
-}
-
-void PciTransport::StartQueue(const QueueActivation& queue) {
-  const absl::Status status = device_.StartQueue(queue);
-  if (!status.ok()) {
-    if (log_limit_.Allow()) LogWarning("%s needs reset: %s", name(), status.message());
-    SignalNeedsReset();
-  }
-}
-
-Task<void> PciTransport::ResetDevice(std::shared_ptr<Parking> parking) {
-  co_await device_.Reset();
-  ClearIsr();
-  {
-    MutexLock lock(mutex_);
-    config_ = device_.config();
-    ResetRegisters();
-    resetting_ = nullptr;
-  }
-  parking->Finish();
-}
-
-Task<void> PciTransport::ResetQueue(uint16_t index, std::shared_ptr<Parking> parking) {
-  co_await device_.ResetQueue(index);
-  {
-    MutexLock lock(mutex_);
-    Queue& queue = *queues_[index];
-    // A reset of the whole device may have come in between.
-    if (queue.resetting == parking) ResetQueueRegisters(queue);
-  }
-  parking->Finish();
-}
-
-void PciTransport::RefreshConfig() {
-  std::vector<uint8_t> config = device_.config();
-  MutexLock lock(mutex_);
-  if (config == config_) return;
-  config_ = std::move(config);
-  ++config_generation_;  // §4.1.4.3.1
-}
-
-void PciTransport::ConfigChanged() {
-  RefreshConfig();
-  SignalConfig();
-}
-
-void PciTransport::SignalNeedsReset() {
-  {
-    MutexLock lock(mutex_);
-    if ((status_ & kStatusNeedsReset) != 0) return;
-    status_ |= kStatusNeedsReset;
-  }
-  if (report_needs_reset_) report_needs_reset_();
-  SignalConfig();  // §2.1.2
-}
-
-void PciTransport::SignalConfig() {
-  {
-    MutexLock lock(mutex_);
-    if ((status_ & kStatusDriverOk) == 0) return;  // §3.1.2: silent until the driver is ready.
-  }
-  RaiseIsr(kIsrConfig);
-  msix_.Signal(config_vector_.load(std::memory_order_relaxed));
-}
-
-void PciTransport::SignalQueue(uint16_t queue) {
-  if (msix_.enabled()) {
-    msix_.Signal(queues_[queue]->vector.load(std::memory_order_relaxed));
-  } else {
-    RaiseIsr(kIsrQueue);
-  }
-}
-
-void PciTransport::RaiseIsr(uint8_t bits) {
-  MutexLock lock(isr_mutex_);
-  isr_ |= bits;
-  UpdateIntx();
-}
-
-void PciTransport::ClearIsr() {
-  MutexLock lock(isr_mutex_);
-  isr_ = 0;
-  UpdateIntx();
-}
-
-void PciTransport::UpdateIntx() { SetIntx(isr_ != 0 && !msix_.enabled()); }
 
 // ---- VIRTIO_PCI_CAP_PCI_CFG, on vCPU threads ----
+
+std::optional<PciTransport::ConfigAccess> PciTransport::PendingAccess() const {
+  const ConfigAccess access = {.offset = Config32(pci_access_ + kAccessOffset),
+                               .length = Config32(pci_access_ + kAccessLength)};
+  const uint32_t length = access.length;
+  if (Config8(pci_access_ + kAccessBar) != kBarIndex ||
+      (length != 1 && length != 2 && length != 4) || access.offset % length != 0 ||
+      access.offset >= kBarBytes) {
+    return std::nullopt;
+  }
+  return access;
+}
 
 void PciTransport::OnConfigRead(uint16_t offset, std::span<uint8_t> data) {
   const uint16_t at = pci_access_ + kAccessData;
   if (!Overlaps(offset, data.size(), at, 4)) return;
-  const uint32_t bar_offset = Config32(pci_access_ + kAccessOffset);
-  const uint32_t length = Config32(pci_access_ + kAccessLength);
-  if (Config8(pci_access_ + kAccessBar) != kBarIndex ||
-      (length != 1 && length != 2 && length != 4) || bar_offset % length != 0 ||
-      bar_offset >= kBarBytes) {
-    return;
-  }
+  const std::optional<ConfigAccess> access = PendingAccess();
+  if (!access.has_value()) return;
   std::array<uint8_t, 4> bytes;
-  Read(bar_offset, std::span<uint8_t>(bytes.data(), length));
-  for (uint32_t i = 0; i < length; ++i) {
+  Read(access->offset, std::span<uint8_t>(bytes.data(), access->length));
+  for (uint32_t i = 0; i < access->length; ++i) {
     SetConfig8(at + i, bytes[i]);
     if (at + i >= offset && at + i < offset + data.size()) data[at + i - offset] = bytes[i];
   }
@@ -677,23 +338,15 @@ void PciTransport::OnConfigRead(uint16_t offset, std::span<uint8_t> data) {
 
 std::shared_ptr<Parking> PciTransport::OnConfigWritten(uint16_t offset,
                                                        std::span<const uint8_t> data) {
-  {
-    MutexLock lock(isr_mutex_);
-    UpdateIntx();  // MSI-X may have been switched.
-  }
+  registers_.UpdatePin();  // MSI-X may have been switched.
   const uint16_t at = pci_access_ + kAccessData;
   if (!Overlaps(offset, data.size(), at, 4)) return nullptr;
-  const uint32_t bar_offset = Config32(pci_access_ + kAccessOffset);
-  const uint32_t length = Config32(pci_access_ + kAccessLength);
-  if (Config8(pci_access_ + kAccessBar) != kBarIndex ||
-      (length != 1 && length != 2 && length != 4) || bar_offset % length != 0 ||
-      bar_offset >= kBarBytes) {
-    return nullptr;
-  }
+  const std::optional<ConfigAccess> access = PendingAccess();
+  if (!access.has_value()) return nullptr;
   const uint32_t value = Config32(at);
   std::array<uint8_t, 4> bytes;
   for (uint32_t i = 0; i < 4; ++i) bytes[i] = static_cast<uint8_t>(value >> (8 * i));
-  return Write(bar_offset, std::span<const uint8_t>(bytes.data(), length));
+  return Write(access->offset, std::span<const uint8_t>(bytes.data(), access->length));
 }
 
 }  // namespace vireo::virtio
