@@ -1,8 +1,8 @@
 // PacketPort: where a guest's frames go to and come from. A tap today; a fake in tests.
 //
-// A frame is one Ethernet frame behind a prefix of kPrefixBytes: the kernel's offload header
-// (virtio_net_hdr_v1), passed through as opaque bytes. virtio-net alone gives it meaning. A prefix
-// of zeros means: no offload asked.
+// A frame is one Ethernet frame behind a prefix: the kernel's offload header (virtio_net_hdr_v1, or
+// virtio_net_hdr, which is shorter), passed through as opaque bytes. virtio-net alone gives it
+// meaning. A prefix of zeros means: no offload asked.
 
 #ifndef VIREO_NET_PACKET_PORT_H_
 #define VIREO_NET_PACKET_PORT_H_
@@ -30,7 +30,7 @@ struct Offloads {
 // Called on the loop it was made for. Buffers stay valid until a task has ended, stopped or not.
 class PacketPort {
  public:
-  static constexpr size_t kPrefixBytes = 12;
+  static constexpr size_t kPrefixBytes = 12;  // Until SetPrefixBytes().
 
   virtual ~PacketPort() = default;
 
@@ -49,6 +49,9 @@ class PacketPort {
 
   // What the guest accepts from now on; frames that wait already may still be of the old kind.
   virtual absl::Status SetOffloads(Offloads offloads) = 0;
+
+  // The prefix of every frame from now on, those that wait already included: 10 or 12.
+  virtual absl::Status SetPrefixBytes(size_t bytes) = 0;
 
   virtual uint16_t mtu() const = 0;  // Of the payload, without the Ethernet header.
   virtual bool link_up() const = 0;

@@ -102,10 +102,7 @@ absl::StatusOr<std::unique_ptr<Tap>> Tap::Create(EventLoop& loop, const TapOptio
 }
 
 absl::Status Tap::Prepare() {
-  int prefix_bytes = kPrefixBytes;
-  if (::ioctl(fd_.get(), TUNSETVNETHDRSZ, &prefix_bytes) != 0) {
-    return ErrnoStatus(errno, "TUNSETVNETHDRSZ");
-  }
+  RETURN_IF_ERROR(SetPrefixBytes(kPrefixBytes));
   // A guest begins without offloads: nothing larger than the MTU, every checksum done.
   return SetOffloads({});
 }
@@ -237,6 +234,12 @@ Task<absl::Status> Tap::Send(IoVecs src, StopToken stop) {
     absl::Status sent = TrySend(src);
     if (!absl::IsUnavailable(sent)) co_return sent;
   }
+}
+
+absl::Status Tap::SetPrefixBytes(size_t bytes) {
+  int prefix_bytes = static_cast<int>(bytes);
+  if (::ioctl(fd_.get(), TUNSETVNETHDRSZ, &prefix_bytes) == 0) return absl::OkStatus();
+  return ErrnoStatus(errno, absl::StrFormat("tap \"%s\": TUNSETVNETHDRSZ %d", name_, bytes));
 }
 
 absl::Status Tap::SetOffloads(Offloads offloads) {

@@ -7,6 +7,7 @@
 
 #include <sys/types.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -50,6 +51,7 @@ class Tap final : public PacketPort {
   absl::Status TrySend(IoVecs src) override;
   Task<absl::Status> Send(IoVecs src, StopToken stop) override;
   absl::Status SetOffloads(Offloads offloads) override;
+  absl::Status SetPrefixBytes(size_t bytes) override;
   uint16_t mtu() const override { return mtu_; }
   // Whether the interface was up when it was made or taken over.
   bool link_up() const override { return link_up_; }

@@ -47,8 +47,8 @@ std::vector<uint8_t> Frame(uint8_t seed, size_t payload) {
   return frame;
 }
 
-bool IsOurs(std::span<const uint8_t> frame) {
-  const size_t type = PacketPort::kPrefixBytes + 12;
+bool IsOurs(std::span<const uint8_t> frame, size_t prefix_bytes = PacketPort::kPrefixBytes) {
+  const size_t type = prefix_bytes + 12;
   return frame.size() > type + 1 && frame[type] == 0x88 && frame[type + 1] == 0xb5;
 }
 
@@ -322,6 +322,45 @@ TEST_F(TapTest, OffloadsAreTakenAndGivenBack) {
   // Without checksums the others mean nothing; the kernel would refuse them.
   EXPECT_TRUE(tap->SetOffloads({.tso4 = true}).ok());
   EXPECT_TRUE(tap->SetOffloads({}).ok());
+}
+
+TEST_F(TapTest, AShorterPrefixIsForAllFramesAlsoThoseThatWait) {
+  MakeBridge("br0", 1500);
+  const std::unique_ptr<Tap> left = MakeTap({.name = "left", .bridge = "br0"});
+  const std::unique_ptr<Tap> right = MakeTap({.name = "right", .bridge = "br0"});
+  ASSERT_TRUE(left != nullptr && right != nullptr);
+  constexpr size_t kShort = 10;
+  constexpr size_t kLeftOut = PacketPort::kPrefixBytes - kShort;
+  std::vector<uint8_t> frame = Frame(7, 1000);
+  const iovec whole = {frame.data(), frame.size()};
+  const iovec shorter = {frame.data() + kLeftOut, frame.size() - kLeftOut};
+  ASSERT_TRUE(right->TrySend(IoVecs(&whole, 1)).ok());
+  ASSERT_TRUE(left->SetPrefixBytes(kShort).ok());
+
+  std::vector<uint8_t> buffer(2000);
+  const iovec vector = {buffer.data(), buffer.size()};
+  size_t bytes = 0;
+  do {  // The kernel's own frames are passed over.
+    const absl::StatusOr<size_t> received =
+        loop_->RunTask(left->Receive(IoVecs(&vector, 1), StopToken()));
+    ASSERT_TRUE(received.ok()) << received.status();
+    bytes = *received;
+  } while (!IsOurs(std::span(buffer).first(bytes), kShort));
+  ASSERT_EQ(bytes, shorter.iov_len);
+  EXPECT_TRUE(
+      std::equal(frame.begin() + PacketPort::kPrefixBytes, frame.end(), buffer.begin() + kShort));
+
+  ASSERT_TRUE(left->TrySend(IoVecs(&shorter, 1)).ok());
+  absl::StatusOr<std::vector<uint8_t>> sent = absl::UnknownError("");
+  loop_->RunTask(ReceiveOurs(right.get(), StopToken(), &sent));
+  ASSERT_TRUE(sent.ok()) << sent.status();
+  EXPECT_EQ(*sent, frame);
+}
+
+TEST_F(TapTest, AnImpossiblePrefixIsRefused) {
+  const std::unique_ptr<Tap> tap = MakeTap({.name = "vtap0"});
+  ASSERT_NE(tap, nullptr);
+  EXPECT_FALSE(tap->SetPrefixBytes(9).ok());
 }
 
 TEST_F(TapTest, AnOpenTapIsTakenOverAsItIs) {

@@ -108,9 +108,10 @@ void VirtioBlock::WriteConfig(uint16_t /*offset*/, std::span<const uint8_t> byte
   writeback_ = bytes[0] != 0;
 }
 
-void VirtioBlock::OnActivate() {
+absl::Status VirtioBlock::OnActivate() {
   // §5.2.5.2: a driver that can switch the cache but does not flush gets none to begin with.
   if (has_feature(kBlkFeatureConfigWce) && !has_feature(kBlkFeatureFlush)) writeback_ = false;
+  return absl::OkStatus();
 }
 
 void VirtioBlock::OnReset() {

@@ -90,7 +90,7 @@ class VirtioBlock final : public RingDevice {
 
  protected:
   Task<void> ServeQueue(ActiveQueue& queue) override;
-  void OnActivate() override;
+  absl::Status OnActivate() override;
   void OnReset() override;
   void OnDrain(bool draining) override { backend_->SetHurry(draining); }
   void OnQueueReset(uint16_t index) override;

@@ -90,11 +90,21 @@ void VirtioNet::SetOffloads(Offloads offloads) {
   if (!status.ok() && error_log_.Allow()) LogError("%s: %s", name(), status.ToString());
 }
 
-void VirtioNet::OnActivate() {
+size_t VirtioNet::WantedHeaderBytes() const {
+  return has_feature(kFeatureVersion1) || mergeable() ? sizeof(NetHeader) : kNetLegacyHeaderBytes;
+}
+
+absl::Status VirtioNet::OnActivate() {
+  if (header_bytes_ != WantedHeaderBytes()) {
+    // Frames that are cut in the wrong place are worse than none.
+    RETURN_IF_ERROR(port_->SetPrefixBytes(WantedHeaderBytes()));
+    header_bytes_ = WantedHeaderBytes();
+  }
   SetOffloads({.checksum = has_feature(kNetFeatureGuestCsum),
                .tso4 = has_feature(kNetFeatureGuestTso4),
                .tso6 = has_feature(kNetFeatureGuestTso6),
                .tso_ecn = has_feature(kNetFeatureGuestEcn)});
+  return absl::OkStatus();
 }
 
 void VirtioNet::OnReset() { SetOffloads({}); }
@@ -113,12 +123,12 @@ Task<void> VirtioNet::ServeQueue(ActiveQueue& queue) {
 // ---- Towards the guest ----
 
 uint64_t VirtioNet::ordinary_frame_bytes() const {
-  return sizeof(NetHeader) + 18 + std::max<uint64_t>(options_.mtu, 1500);
+  return header_bytes_ + 18 + std::max<uint64_t>(options_.mtu, 1500);
 }
 
 bool VirtioNet::PrefixAccepted(const ReceiveBuffers& buffers) const {
-  NetHeader header;
-  CopyFromIoVecs(buffers.vectors, {reinterpret_cast<uint8_t*>(&header), sizeof(header)});
+  NetHeader header = {};
+  CopyFromIoVecs(buffers.vectors, {reinterpret_cast<uint8_t*>(&header), header_bytes_});
   if ((header.flags & kNetHeaderNeedsChecksum) != 0 && !has_feature(kNetFeatureGuestCsum)) {
     return false;
   }
@@ -139,7 +149,7 @@ void VirtioNet::TakeBuffers(ActiveQueue& queue, ReceiveBuffers& buffers, uint64_
   while (buffers.chains.empty() || (mergeable() && buffers.bytes < wanted)) {
     std::optional<DescriptorChain> chain = queue.ring.PopAvailable();
     if (!chain.has_value()) return;
-    if (chain->writable_bytes() < sizeof(NetHeader)) {  // §5.1.6.3.1
+    if (chain->writable_bytes() < header_bytes_) {  // §5.1.6.3.1
       queue.ring.UndoPop();
       queue.ring.MarkBroken("a receive buffer is smaller than the header");
       return;
@@ -199,9 +209,11 @@ void VirtioNet::Deliver(ActiveQueue& queue, ReceiveBuffers& buffers, uint64_t by
     const uint8_t no_flags = 0;
     first.CopyToWritable(offsetof(NetHeader, flags), std::span(&no_flags, 1));
   }
-  const Le16 num_buffers = static_cast<uint16_t>(used);  // 1 when they cannot be merged.
-  first.CopyToWritable(offsetof(NetHeader, num_buffers),
-                       std::span(reinterpret_cast<const uint8_t*>(&num_buffers), 2));
+  if (header_bytes_ == sizeof(NetHeader)) {
+    const Le16 num_buffers = static_cast<uint16_t>(used);  // 1 when they cannot be merged.
+    first.CopyToWritable(offsetof(NetHeader, num_buffers),
+                         std::span(reinterpret_cast<const uint8_t*>(&num_buffers), 2));
+  }
   uint64_t left = bytes;
   for (size_t i = 0; i < used; ++i) {
     DescriptorChain& chain = buffers.chains[i];
@@ -213,7 +225,7 @@ void VirtioNet::Deliver(ActiveQueue& queue, ReceiveBuffers& buffers, uint64_t by
   buffers.chains.erase(buffers.chains.begin(),
                        buffers.chains.begin() + static_cast<ptrdiff_t>(used));
   Count(counters_.rx_packets);
-  Count(counters_.rx_bytes, bytes - sizeof(NetHeader));
+  Count(counters_.rx_bytes, bytes - header_bytes_);
 }
 
 Task<void> VirtioNet::ServeReceive(ActiveQueue& queue) {
@@ -254,7 +266,7 @@ Task<void> VirtioNet::ServeReceive(ActiveQueue& queue) {
     const uint64_t faded = buffers.expected_bytes - buffers.expected_bytes / 32;
     buffers.expected_bytes = std::max({bytes, faded, ordinary_frame_bytes()});
     const uint64_t room = mergeable() ? buffers.bytes : buffers.chains.front().writable_bytes();
-    if (bytes <= sizeof(NetHeader) || !link_up_ || !PrefixAccepted(buffers) ||
+    if (bytes <= header_bytes_ || !link_up_ || !PrefixAccepted(buffers) ||
         (!mergeable() && bytes > room)) {
       DropReceived(buffers, bytes);
     } else {
@@ -301,7 +313,7 @@ Task<void> VirtioNet::ServeTransmit(ActiveQueue& queue) {
       absl::Status status = absl::InvalidArgumentError("a frame is shorter than its header");
       if (!link_up_) {
         status = absl::InvalidArgumentError("the link is down");
-      } else if (chain->readable_bytes() > sizeof(NetHeader)) {
+      } else if (chain->readable_bytes() > header_bytes_) {
         status = port_->TrySend(chain->readable());
         if (absl::IsUnavailable(status)) {
           Publish(queue);
@@ -315,7 +327,7 @@ Task<void> VirtioNet::ServeTransmit(ActiveQueue& queue) {
       }
       if (status.ok()) {
         Count(counters_.tx_packets);
-        Count(counters_.tx_bytes, chain->readable_bytes() - sizeof(NetHeader));
+        Count(counters_.tx_bytes, chain->readable_bytes() - header_bytes_);
       } else {
         Count(counters_.tx_dropped);
         if (link_up_ && error_log_.Allow()) {

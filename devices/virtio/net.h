@@ -6,6 +6,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -66,7 +67,7 @@ class VirtioNet final : public RingDevice {
 
  protected:
   Task<void> ServeQueue(ActiveQueue& queue) override;
-  void OnActivate() override;
+  absl::Status OnActivate() override;
   void OnReset() override;
   void SaveDevice(StateWriter& writer) const override;
   absl::Status RestoreDevice(StateReader& reader) override;
@@ -107,6 +108,8 @@ class VirtioNet final : public RingDevice {
   void Deliver(ActiveQueue& queue, ReceiveBuffers& buffers, uint64_t bytes);
   void DropReceived(ReceiveBuffers& buffers, uint64_t bytes);
 
+  // §5.1.6.1
+  size_t WantedHeaderBytes() const;
   bool mergeable() const { return has_feature(kNetFeatureMergeableRx); }
   // A frame without segmentation offload.
   uint64_t ordinary_frame_bytes() const;
@@ -118,6 +121,7 @@ class VirtioNet final : public RingDevice {
   const std::unique_ptr<PacketPort> port_;
   const Options options_;
   bool link_up_;
+  size_t header_bytes_ = PacketPort::kPrefixBytes;  // Of each frame, here and in the port.
   // Takes the end of a frame for which the guest has not given buffers enough, so that none is cut.
   // Untouched memory costs nothing.
   std::unique_ptr<uint8_t[]> spill_;

@@ -4,24 +4,19 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
-#include "absl/status/statusor.h"
-#include "base/async/async_event.h"
 #include "base/async/event_loop.h"
-#include "base/async/task.h"
-#include "base/iovecs.h"
 #include "devices/virtio/spec.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "net/packet_port.h"
 #include "tests/support/fake_guest_memory.h"
+#include "tests/support/fake_packet_port.h"
 #include "tests/support/virtio_driver.h"
 
 namespace vireo::virtio {
@@ -34,82 +29,6 @@ constexpr uint16_t kRx = VirtioNet::kReceiveQueue;
 constexpr uint16_t kTx = VirtioNet::kTransmitQueue;
 using Bytes = std::vector<uint8_t>;
 constexpr size_t kPrefixBytes = PacketPort::kPrefixBytes;
-
-// A cable whose other end is the test.
-class FakePort final : public PacketPort {
- public:
-  // A frame, prefix included, on its way to the guest.
-  void Arrive(Bytes frame) {
-    to_guest.push_back(std::move(frame));
-    arrived_.Set();
-  }
-  void SetFull(bool full) {
-    full_ = full;
-    if (!full) room_.Set();
-  }
-
-  Task<absl::StatusOr<size_t>> Receive(IoVecs dst, StopToken stop) override {
-    ++receivers;
-    absl::StatusOr<size_t> moved = TryReceive(dst);
-    while (absl::IsUnavailable(moved.status())) {
-      arrived_.Reset();
-      const absl::Status waited = co_await arrived_.Wait(stop);
-      if (waited.ok()) {
-        moved = TryReceive(dst);
-      } else {
-        moved = waited;
-      }
-    }
-    --receivers;
-    co_return moved;
-  }
-  absl::StatusOr<size_t> TryReceive(IoVecs dst) override {
-    if (to_guest.empty()) return absl::UnavailableError("no frame");
-    const Bytes frame = std::move(to_guest.front());
-    to_guest.pop_front();
-    // As a tap: the last two bytes of the prefix are not written.
-    CopyToIoVecs(std::span(frame).first(10), dst);
-    CopyToIoVecs(std::span(frame).subspan(12), dst, 12);
-    return frame.size();
-  }
-  absl::Status TrySend(IoVecs src) override {
-    if (full_) return absl::UnavailableError("full");
-    Bytes frame(TotalSize(src));
-    CopyFromIoVecs(src, frame);
-    if (refuse) return absl::InvalidArgumentError("no such frame");
-    from_guest.push_back(std::move(frame));
-    return absl::OkStatus();
-  }
-  Task<absl::Status> Send(IoVecs src, StopToken stop) override {
-    ++senders;
-    absl::Status sent = TrySend(src);
-    while (absl::IsUnavailable(sent)) {
-      room_.Reset();
-      const absl::Status waited = co_await room_.Wait(stop);
-      sent = waited.ok() ? TrySend(src) : waited;
-    }
-    --senders;
-    co_return sent;
-  }
-  absl::Status SetOffloads(Offloads wanted) override {
-    offloads = wanted;
-    return absl::OkStatus();
-  }
-  uint16_t mtu() const override { return 1500; }
-  bool link_up() const override { return true; }
-
-  std::deque<Bytes> to_guest;
-  std::vector<Bytes> from_guest;
-  Offloads offloads;
-  bool refuse = false;
-  int receivers = 0;
-  int senders = 0;
-
- private:
-  AsyncEvent arrived_;
-  AsyncEvent room_;
-  bool full_ = false;
-};
 
 testing::Matcher<const Offloads&> Are(bool checksum, bool tso4, bool tso6, bool tso_ecn) {
   return testing::AllOf(

@@ -57,11 +57,11 @@ absl::Status RingDevice::Activate(const Activation& activation) {
   }
   restored_.clear();
   active_ = true;  // Also when broken: only a reset leads out of here.
+  if (status.ok()) status = OnActivate();
   if (!status.ok()) {
     queues_.clear();
     return status;
   }
-  OnActivate();
   if (!quiet_) Resume();
   return absl::OkStatus();
 }

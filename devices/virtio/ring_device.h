@@ -56,8 +56,8 @@ class RingDevice : public VirtioDevice {
   // or held by tasks in the same scope.
   virtual Task<void> ServeQueue(ActiveQueue& queue) = 0;
 
-  // The driver is ready, features() are final; no queue is served yet.
-  virtual void OnActivate() {}
+  // The driver is ready, features() are final; no queue is served yet, and none is on an error.
+  virtual absl::Status OnActivate() { return absl::OkStatus(); }
   // No chain is held: back to what config and behaviour are at power-on.
   virtual void OnReset() {}
   // Whoever stops the device waits for its requests: from here on they are to take no turns, until

@@ -4,6 +4,7 @@
 #ifndef VIREO_DEVICES_VIRTIO_SPEC_H_
 #define VIREO_DEVICES_VIRTIO_SPEC_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -245,6 +246,8 @@ struct NetHeader {
   Le16 num_buffers;
 };
 static_assert(sizeof(NetHeader) == 12 && std::is_trivially_copyable_v<NetHeader>);
+// §5.1.6.1: a legacy driver that does not merge buffers has no num_buffers.
+inline constexpr size_t kNetLegacyHeaderBytes = 10;
 
 }  // namespace vireo::virtio
 
