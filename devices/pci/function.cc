@@ -268,6 +268,13 @@ std::optional<uint64_t> Function::bar_address(int index) const {
   return bars_[index].placed;
 }
 
+absl::Status Function::SetBarDoorbells(int index, std::vector<Doorbell> doorbells) {
+  const MutexLock lock(mutex_);
+  VIREO_CHECK(index >= 0 && index < 6 && bars_[index].present);
+  if (detached_) return absl::OkStatus();
+  return address_space_.SetDoorbells(bars_[index].window, std::move(doorbells));
+}
+
 void Function::Detach() {
   std::vector<uint32_t> windows;
   {

@@ -142,6 +142,10 @@ class Function : public Lifecycle {
   // Level.
   void SetIntx(bool asserted);
 
+  // Replaces the doorbells of a BAR's window, at once if it is placed. Answers as
+  // AddressSpace::SetDoorbells() does; nothing happens once detached.
+  absl::Status SetBarDoorbells(int index, std::vector<Doorbell> doorbells);
+
   // Called after the registers' own answer, which `data` holds, with no lock held.
   virtual void OnConfigRead(uint16_t offset, std::span<uint8_t> data);
   // Called after the registers took what they take, with no lock of the function held. Makes no

@@ -32,7 +32,10 @@ DeviceRegisters::DeviceRegisters(Options options, std::vector<EventFd> kicks)
       loop_(options.loop),
       msix_(options.msix),
       report_needs_reset_(std::move(options.needs_reset)),
+      active_changed_(std::move(options.active_changed)),
+      transitional_(options.transitional),
       offered_features_(device_.offered_features() | kTransportFeatures),
+      legacy_features_(static_cast<uint32_t>(offered_features_ | kFeatureAnyLayout)),
       isr_(msix_, std::move(options.set_pin)),
       scope_(options.loop) {
   const std::vector<uint16_t> sizes = device_.queue_sizes();
@@ -64,7 +67,8 @@ DeviceRegisters::View DeviceRegisters::Look() const {
                .config_generation = config_generation_,
                .queue_select = queue_select_};
   if (const QueueRegisters* const queue = SelectedQueue(); queue != nullptr) {
-    view.queue = QueueView{.size = queue->size,
+    view.queue = QueueView{.max_size = queue->max_size,
+                           .size = queue->size,
                            .vector = queue->vector.load(std::memory_order_relaxed),
                            .enabled = queue->enabled,
                            .resetting = queue->resetting != nullptr,
@@ -97,29 +101,35 @@ bool DeviceRegisters::FeaturesAcceptable() const {
 
 std::shared_ptr<Parking> DeviceRegisters::WriteStatus(uint8_t value) {
   MutexLock lock(mutex_);
-  if (resetting_ != nullptr) return value == 0 ? resetting_ : nullptr;
-  if (value == 0) {
-    if (!touched_) {
-      ClearAll();
-      return nullptr;
-    }
-    resetting_ = std::make_shared<Parking>();
-    loop_.Post([this, parking = resetting_] { scope_.Spawn(ResetDevice(parking)); });
-    return resetting_;
-  }
+  if (value == 0) return BeginReset();
+  if (resetting_ != nullptr) return nullptr;
   // Bits are only ever added, until a reset (§2.1.1).
   uint8_t added = value & ~status_;
   added &= kStatusAcknowledge | kStatusDriver | kStatusFeaturesOk | kStatusDriverOk | kStatusFailed;
-  if ((added & kStatusFeaturesOk) != 0 && !FeaturesAcceptable()) {
+  if ((added & kStatusFeaturesOk) != 0 && (active_ || !FeaturesAcceptable())) {
     added &= ~(kStatusFeaturesOk | kStatusDriverOk);
   }
   if (((status_ | added) & kStatusFeaturesOk) == 0) added &= ~kStatusDriverOk;
   status_ |= added;
-  if ((added & kStatusDriverOk) != 0) {
-    touched_ = true;
-    loop_.Post([this, activation = MakeActivation()] { ActivateDevice(activation); });
-  }
+  if ((added & kStatusDriverOk) != 0) Activate();
   return nullptr;
+}
+
+std::shared_ptr<Parking> DeviceRegisters::BeginReset() {
+  if (resetting_ != nullptr) return resetting_;
+  if (!touched_) {
+    ClearAll();
+    return nullptr;
+  }
+  resetting_ = std::make_shared<Parking>();
+  loop_.Post([this, parking = resetting_] { scope_.Spawn(ResetDevice(parking)); });
+  return resetting_;
+}
+
+void DeviceRegisters::Activate() {
+  touched_ = true;
+  active_ = true;
+  loop_.Post([this, activation = MakeActivation()] { ActivateDevice(activation); });
 }
 
 void DeviceRegisters::SelectDeviceFeatures(uint32_t half) {
@@ -134,10 +144,8 @@ void DeviceRegisters::SelectDriverFeatures(uint32_t half) {
 
 void DeviceRegisters::WriteDriverFeatures(uint32_t value) {
   MutexLock lock(mutex_);
-  // Final once accepted (§3.1.1).
-  if (resetting_ != nullptr || driver_feature_select_ >= 2 || (status_ & kStatusFeaturesOk) != 0) {
-    return;
-  }
+  if (resetting_ != nullptr || driver_feature_select_ >= 2) return;
+  if (active_ || (status_ & kStatusFeaturesOk) != 0) return;  // Final once accepted (§3.1.1).
   const int shift = 32 * static_cast<int>(driver_feature_select_);
   driver_features_ &= ~(uint64_t{0xffffffff} << shift);
   driver_features_ |= uint64_t{value} << shift;
@@ -205,10 +213,14 @@ void DeviceRegisters::EnableQueue() {
   MutexLock lock(mutex_);
   QueueRegisters* const queue = WritableQueue();
   if (queue == nullptr || queue->enabled || queue->resetting != nullptr) return;
-  queue->enabled = true;
-  if ((status_ & kStatusDriverOk) == 0) return;
+  BeginQueue(*queue);
+}
+
+void DeviceRegisters::BeginQueue(QueueRegisters& queue) {
+  queue.enabled = true;
+  if (!active_) return;
   // Enabled again after a queue reset (§2.6.1.2).
-  loop_.Post([this, activation = queue->Activation(queue_select_, driver_features_)] {
+  loop_.Post([this, activation = queue.Activation(queue_select_, driver_features_)] {
     StartQueue(activation);
   });
 }
@@ -217,17 +229,21 @@ std::shared_ptr<Parking> DeviceRegisters::ResetQueue() {
   MutexLock lock(mutex_);
   QueueRegisters* const queue = WritableQueue();
   if (queue == nullptr || (driver_features_ & kFeatureRingReset) == 0) return nullptr;
-  if (queue->resetting != nullptr) return queue->resetting;
-  if (!queue->enabled) return nullptr;
-  if ((status_ & kStatusDriverOk) == 0) {
-    queue->Clear();
+  return BeginQueueReset(*queue);
+}
+
+std::shared_ptr<Parking> DeviceRegisters::BeginQueueReset(QueueRegisters& queue) {
+  if (queue.resetting != nullptr) return queue.resetting;
+  if (!queue.enabled) return nullptr;
+  if (!active_) {
+    queue.Clear();
     return nullptr;
   }
-  queue->resetting = std::make_shared<Parking>();
-  loop_.Post([this, index = queue_select_, parking = queue->resetting] {
+  queue.resetting = std::make_shared<Parking>();
+  loop_.Post([this, index = queue_select_, parking = queue.resetting] {
     scope_.Spawn(ResetOneQueue(index, parking));
   });
-  return queue->resetting;
+  return queue.resetting;
 }
 
 void DeviceRegisters::Notify(uint64_t queue) {
@@ -252,6 +268,7 @@ void DeviceRegisters::ClearAll() {
   queue_select_ = 0;
   config_vector_.store(kNoVector, std::memory_order_relaxed);
   touched_ = false;
+  active_ = false;
   for (const std::unique_ptr<QueueRegisters>& queue : queues_) queue->Clear();
 }
 
@@ -270,6 +287,7 @@ void DeviceRegisters::Resume() {
 
 Task<void> DeviceRegisters::Reset() {
   co_await scope_.Join();
+  if (active_changed_) active_changed_(false);
   co_await device_.Reset();
   {
     MutexLock lock(mutex_);
@@ -291,6 +309,7 @@ void DeviceRegisters::Save(StateWriter& writer) const {
     writer.U8(config_generation_);
     writer.Bytes(config_);
     writer.Bool(touched_);
+    if (transitional_) writer.Bool(active_);
     writer.U16(config_vector_.load(std::memory_order_relaxed));
     writer.U16(queue_count());
     for (const std::unique_ptr<QueueRegisters>& queue : queues_) queue->Save(writer);
@@ -312,6 +331,7 @@ absl::Status DeviceRegisters::Restore(StateReader& reader) {
     config_generation_ = reader.U8();
     std::vector<uint8_t> config = reader.Bytes();
     touched_ = reader.Bool();
+    active_ = transitional_ ? reader.Bool() : (status_ & kStatusDriverOk) != 0;
     config_vector_.store(CheckedVector(reader.U16()), std::memory_order_relaxed);
     if (reader.U16() != queues_.size()) reader.Fail("another number of queues");
     for (const std::unique_ptr<QueueRegisters>& queue : queues_) {
@@ -325,13 +345,17 @@ absl::Status DeviceRegisters::Restore(StateReader& reader) {
           absl::StrFormat("%s: the state has %d bytes of configuration, this device %d", name_,
                           config.size(), config_.size()));
     }
-    if ((status_ & kStatusFeaturesOk) != 0 && !FeaturesAcceptable()) {
+    const bool legacy = transitional_ && (status_ & kStatusFeaturesOk) == 0;
+    const bool acceptable =
+        legacy ? (driver_features_ & ~uint64_t{legacy_features_}) == 0 : FeaturesAcceptable();
+    if ((active_ || (status_ & kStatusFeaturesOk) != 0) && !acceptable) {
       return absl::InvalidArgumentError(
           absl::StrFormat("%s: the state has features %#x, this device offers %#x", name_,
                           driver_features_, offered_features_));
     }
     config_ = std::move(config);
-    activate = (status_ & kStatusDriverOk) != 0;
+    touched_ |= active_;
+    activate = active_;
     if (activate) activation = MakeActivation();
   }
   isr_.Restore(reader.U8() & (kIsrQueue | kIsrConfig));
@@ -351,8 +375,15 @@ void DeviceRegisters::AskForReset(const absl::Status& reason) {
 }
 
 void DeviceRegisters::ActivateDevice(const Activation& activation) {
-  const absl::Status status = device_.Activate(activation);
+  // A legacy driver's features are not judged before this. Senseless ones get nothing served.
+  const bool accepted = device_.AcceptsFeatures(activation.features);
+  absl::Status status = device_.Activate(accepted ? activation : Activation{});
+  if (!accepted) {
+    status.Update(absl::InvalidArgumentError(
+        absl::StrFormat("features %#x make no sense together", activation.features)));
+  }
   if (!status.ok()) AskForReset(status);
+  if (active_changed_) active_changed_(true);
 }
 
 void DeviceRegisters::StartQueue(const QueueActivation& queue) {
@@ -361,6 +392,7 @@ void DeviceRegisters::StartQueue(const QueueActivation& queue) {
 }
 
 Task<void> DeviceRegisters::ResetDevice(std::shared_ptr<Parking> parking) {
+  if (active_changed_) active_changed_(false);
   co_await device_.Reset();
   isr_.Take();
   {

@@ -2,6 +2,9 @@
 // does so (virtio 1.2 §2, §3): status, features, queues, vectors, and the copy of the device's
 // configuration that vCPUs see. Activation, reset, ISR status and interrupts follow from it.
 //
+// A legacy driver does without VERSION_1 and FEATURES_OK, which is how the two kinds are told
+// apart. It may kick before DRIVER_OK, and is served from then on.
+//
 // vCPU threads access registers, under one mutex that is never held while waiting for the loop.
 // What a register write starts (activation, reset, a configuration change) runs on the device's
 // loop, in the order written. Writing status 0, or queue_reset, parks the vCPU until every request
@@ -50,6 +53,9 @@ class DeviceRegisters final : private InterruptSink {
     std::function<void(bool asserted)> set_pin;
     // DEVICE_NEEDS_RESET was set. On the loop. May be empty.
     std::function<void()> needs_reset = {};
+    bool transitional = false;  // Legacy drivers may have the device, too.
+    // The device serves its driver from now on, or no more. On the loop. May be empty.
+    std::function<void(bool)> active_changed = {};
   };
 
   // One for each queue of the device. Errors are EventFd's.
@@ -63,11 +69,13 @@ class DeviceRegisters final : private InterruptSink {
 
   uint16_t queue_count() const { return static_cast<uint16_t>(queues_.size()); }
   uint64_t offered_features() const { return offered_features_; }
+  uint32_t legacy_features() const { return legacy_features_; }  // Offered to legacy drivers.
   const EventFd& kick(uint16_t queue) const { return queues_[queue]->kick; }
 
   // ---- What the driver finds. Any thread. ----
 
   struct QueueView {
+    uint16_t max_size = 0;
     uint16_t size = 0;
     uint16_t vector = 0;
     bool enabled = false;
@@ -118,6 +126,15 @@ class DeviceRegisters final : private InterruptSink {
   // A kick that found no doorbell.
   void Notify(uint64_t queue);
 
+  // ---- What a legacy driver does in other ways. Any thread; as above. ----
+
+  std::shared_ptr<Parking> WriteLegacyStatus(uint8_t value);
+  // There is no refusal before the driver starts: bits that are not offered count for nothing.
+  std::shared_ptr<Parking> WriteLegacyFeatures(uint32_t value);
+  // Places and enables the selected queue; 0 gives it up, as a reset of the queue does.
+  std::shared_ptr<Parking> WriteLegacyQueuePage(uint32_t page);
+  void NotifyLegacy(uint16_t queue);
+
   // MSI-X may have been switched: the pin is used without it only.
   void UpdatePin() { isr_.UpdatePin(); }
 
@@ -143,6 +160,12 @@ class DeviceRegisters final : private InterruptSink {
   uint16_t CheckedVector(uint16_t vector) const;
   Activation MakeActivation() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ClearAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::shared_ptr<Parking> BeginReset() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::shared_ptr<Parking> BeginQueueReset(QueueRegisters& queue)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void BeginQueue(QueueRegisters& queue) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Activate() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ActivateForLegacy() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // On the loop.
   void ActivateDevice(const Activation& activation);
@@ -151,6 +174,7 @@ class DeviceRegisters final : private InterruptSink {
   void RefreshConfig();
   Task<void> ResetDevice(std::shared_ptr<Parking> parking);
   Task<void> ResetOneQueue(uint16_t index, std::shared_ptr<Parking> parking);
+  Task<void> ChangeFeatures(std::shared_ptr<Parking> parking);
 
   void SignalConfig();
 
@@ -159,7 +183,10 @@ class DeviceRegisters final : private InterruptSink {
   EventLoop& loop_;
   pci::Msix& msix_;
   const std::function<void()> report_needs_reset_;
+  const std::function<void(bool)> active_changed_;
+  const bool transitional_;
   const uint64_t offered_features_;
+  const uint32_t legacy_features_;
   IsrStatus isr_;  // Never touched with mutex_ held.
   RateLimited log_limit_;
   std::vector<std::unique_ptr<QueueRegisters>> queues_;  // As many as there ever are.
@@ -175,7 +202,10 @@ class DeviceRegisters final : private InterruptSink {
   std::vector<uint8_t> config_ ABSL_GUARDED_BY(mutex_);  // The device's, as vCPUs see it.
   // The device has seen something of the driver since the last reset; otherwise a reset is at once.
   bool touched_ ABSL_GUARDED_BY(mutex_) = false;
-  std::shared_ptr<Parking> resetting_ ABSL_GUARDED_BY(mutex_);  // Not null while under way.
+  // The device is at work: since DRIVER_OK, or the first kick of a legacy driver.
+  bool active_ ABSL_GUARDED_BY(mutex_) = false;
+  // Not null while a reset, or a change of features at work, is under way.
+  std::shared_ptr<Parking> resetting_ ABSL_GUARDED_BY(mutex_);
 
   // Resets that are under way; on the loop.
   TaskScope scope_;

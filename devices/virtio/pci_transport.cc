@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
 #include "base/check.h"
+#include "base/log.h"
 #include "base/status.h"
 #include "devices/virtio/spec.h"
 
@@ -20,7 +21,7 @@ using namespace common_config;  // NOLINT(google-build-using-namespace): registe
 constexpr char kStateType[] = "virtio.pci";
 constexpr uint32_t kStateVersion = 1;
 constexpr uint64_t kRegionBytes = 0x1000;
-// Subsystem and revision by which drivers that look closer know a modern device.
+// The subsystem by which drivers that look closer know a modern device.
 constexpr uint16_t kSubsystem = 0x1100;
 
 uint32_t ClassCode(DeviceType type) {
@@ -38,6 +39,26 @@ uint32_t ClassCode(DeviceType type) {
   return 0x00ff00;
 }
 
+pci::Function::Identity IdentityOf(const PciTransport::Options& options) {
+  const DeviceType type = options.device.type();
+  pci::Function::Identity identity = {
+      .name = options.name,
+      .vendor_id = kPciVendor,
+      .device_id = static_cast<uint16_t>(kPciModernDeviceBase + static_cast<uint16_t>(type)),
+      .revision_id = kPciModernRevision,
+      .class_code = ClassCode(type),
+      .subsystem_vendor_id = kPciVendor,
+      .subsystem_id = kSubsystem,
+      .interrupt_pin = options.interrupt_pin,
+  };
+  if (!options.transitional) return identity;
+  VIREO_CHECK(type == DeviceType::kNet || type == DeviceType::kBlock);
+  identity.device_id = type == DeviceType::kNet ? kPciTransitionalNet : kPciTransitionalBlock;
+  identity.revision_id = kPciTransitionalRevision;
+  identity.subsystem_id = static_cast<uint16_t>(type);
+  return identity;
+}
+
 uint64_t LittleEndian(std::span<const uint8_t> bytes) {
   uint64_t value = 0;
   for (size_t i = 0; i < bytes.size() && i < 8; ++i) value |= uint64_t{bytes[i]} << (8 * i);
@@ -45,12 +66,12 @@ uint64_t LittleEndian(std::span<const uint8_t> bytes) {
 }
 
 // The body of a virtio vendor capability, behind its ID and next pointer (§4.1.4).
-std::vector<uint8_t> CapabilityBody(PciCapabilityType type, uint64_t offset, uint64_t size,
+std::vector<uint8_t> CapabilityBody(PciCapabilityType type, int bar, uint64_t offset, uint64_t size,
                                     size_t extra_bytes) {
   PciCapability capability = {};
   capability.length = static_cast<uint8_t>(sizeof(capability) + extra_bytes);
   capability.type = static_cast<uint8_t>(type);
-  capability.bar = PciTransport::kBarIndex;
+  capability.bar = static_cast<uint8_t>(bar);
   capability.offset = static_cast<uint32_t>(offset);
   capability.size = static_cast<uint32_t>(size);
   std::vector<uint8_t> bytes(sizeof(capability) + extra_bytes);
@@ -80,61 +101,73 @@ absl::StatusOr<std::unique_ptr<PciTransport>> PciTransport::Create(const Options
 }
 
 PciTransport::PciTransport(const Options& options, std::vector<EventFd> kicks)
-    : Function(
-          {
-              .name = options.name,
-              .vendor_id = kPciVendor,
-              .device_id = static_cast<uint16_t>(kPciModernDeviceBase +
-                                                 static_cast<uint16_t>(options.device.type())),
-              .revision_id = kPciModernRevision,
-              .class_code = ClassCode(options.device.type()),
-              .subsystem_vendor_id = kPciVendor,
-              .subsystem_id = kSubsystem,
-              .interrupt_pin = options.interrupt_pin,
-          },
-          options.address_space, &options.intx),
+    : Function(IdentityOf(options), options.address_space, &options.intx),
       msix_(options.msi),
       registers_({.name = options.name,
                   .device = options.device,
                   .loop = options.loop,
                   .msix = msix_,
                   .set_pin = [this](bool asserted) { SetIntx(asserted); },
-                  .needs_reset = options.needs_reset},
-                 std::move(kicks)) {}
+                  .needs_reset = options.needs_reset,
+                  .transitional = options.transitional,
+                  .active_changed = [this](bool active) { SetLegacyDoorbells(active); }},
+                 std::move(kicks)) {
+  if (options.transitional) legacy_.emplace(registers_, msix_);
+}
 
 absl::Status PciTransport::Construct(const Options& options) {
   const uint16_t queues = registers_.queue_count();
   VIREO_CHECK(queues * kNotifyMultiplier <= kRegionBytes);
   VIREO_CHECK(kMsixTableOffset + msix_.table_bytes() <= kMsixPbaOffset);
+  if (legacy_.has_value()) RETURN_IF_ERROR(AddLegacyBar(options));
   Window window;
   window.kind = Window::Kind::kMmio;
   window.size = kBarBytes;
   window.trapped = this;
-  window.name = absl::StrFormat("%s BAR %d", options.name, kBarIndex);
+  window.name = absl::StrFormat("%s BAR %d", options.name, bar_index());
   for (uint16_t i = 0; i < queues; ++i) {
     window.doorbells.push_back(
         {.offset = kNotifyOffset + i * kNotifyMultiplier, .event = &registers_.kick(i)});
   }
   RETURN_IF_ERROR(
-      AddBar({.index = kBarIndex, .kind = options.bar_kind, .window = std::move(window)}));
+      AddBar({.index = bar_index(), .kind = options.bar_kind, .window = std::move(window)}));
   RETURN_IF_ERROR(AddCapabilities(options.device.config().size()));
   FinishConstruction();
   return absl::OkStatus();
 }
 
+absl::Status PciTransport::AddLegacyBar(const Options& options) {
+  Window window;
+  window.kind = Window::Kind::kPio;
+  window.size = LegacyLayout::BarBytes(options.device.config().size());
+  window.trapped = &*legacy_;
+  window.name = absl::StrFormat("%s BAR %d", options.name, kLegacyBarIndex);
+  return AddBar({.index = kLegacyBarIndex, .kind = pci::BarKind::kIo, .window = std::move(window)});
+}
+
+void PciTransport::SetLegacyDoorbells(bool active) {
+  if (!legacy_.has_value()) return;
+  const absl::Status status =
+      SetBarDoorbells(kLegacyBarIndex, active ? legacy_->Doorbells() : std::vector<Doorbell>());
+  // A doorbell that the host refuses traps instead, which is slower and as right.
+  if (!status.ok()) LogWarning("%s: %s", name(), status.message());
+}
+
 absl::Status PciTransport::AddCapabilities(uint64_t config_bytes) {
+  const int bar = bar_index();
   const auto add = [this](std::vector<uint8_t> body, std::span<const uint8_t> writable = {}) {
     return AddCapability(pci::kCapabilityVendorSpecific, body, writable);
   };
   RETURN_IF_ERROR(
-      add(CapabilityBody(PciCapabilityType::kCommon, kCommonOffset, kSize, 0)).status());
-  RETURN_IF_ERROR(add(CapabilityBody(PciCapabilityType::kIsr, kIsrOffset, 1, 0)).status());
+      add(CapabilityBody(PciCapabilityType::kCommon, bar, kCommonOffset, kSize, 0)).status());
+  RETURN_IF_ERROR(add(CapabilityBody(PciCapabilityType::kIsr, bar, kIsrOffset, 1, 0)).status());
   VIREO_CHECK(config_bytes <= kRegionBytes);
   if (config_bytes != 0) {
     RETURN_IF_ERROR(
-        add(CapabilityBody(PciCapabilityType::kDevice, kDeviceOffset, config_bytes, 0)).status());
+        add(CapabilityBody(PciCapabilityType::kDevice, bar, kDeviceOffset, config_bytes, 0))
+            .status());
   }
-  std::vector<uint8_t> notify = CapabilityBody(PciCapabilityType::kNotify, kNotifyOffset,
+  std::vector<uint8_t> notify = CapabilityBody(PciCapabilityType::kNotify, bar, kNotifyOffset,
                                                registers_.queue_count() * kNotifyMultiplier, 4);
   notify[sizeof(PciCapability) - 2] = kNotifyMultiplier;
   RETURN_IF_ERROR(add(std::move(notify)).status());
@@ -142,10 +175,10 @@ absl::Status PciTransport::AddCapabilities(uint64_t config_bytes) {
   writable[kAccessBar - 2] = 0xff;
   std::fill(writable.begin() + kAccessOffset - 2, writable.end(), 0xff);
   ASSIGN_OR_RETURN(pci_access_,
-                   add(CapabilityBody(PciCapabilityType::kPciAccess, 0, 0, 4), writable));
-  return AddMsix(msix_, {.table_bar = kBarIndex,
+                   add(CapabilityBody(PciCapabilityType::kPciAccess, bar, 0, 0, 4), writable));
+  return AddMsix(msix_, {.table_bar = bar,
                          .table_offset = kMsixTableOffset,
-                         .pba_bar = kBarIndex,
+                         .pba_bar = bar,
                          .pba_offset = kMsixPbaOffset});
 }
 
@@ -315,7 +348,7 @@ std::optional<PciTransport::ConfigAccess> PciTransport::PendingAccess() const {
   const ConfigAccess access = {.offset = Config32(pci_access_ + kAccessOffset),
                                .length = Config32(pci_access_ + kAccessLength)};
   const uint32_t length = access.length;
-  if (Config8(pci_access_ + kAccessBar) != kBarIndex ||
+  if (Config8(pci_access_ + kAccessBar) != bar_index() ||
       (length != 1 && length != 2 && length != 4) || access.offset % length != 0 ||
       access.offset >= kBarBytes) {
     return std::nullopt;

@@ -1,10 +1,13 @@
-// virtio over PCI, modern devices only (virtio 1.2 §4.1): the function and the register layout of
-// any VirtioDevice. No knowledge of what the device is.
+// virtio over PCI (virtio 1.2 §4.1): the function and the register layout of any VirtioDevice. No
+// knowledge of what the device is, but for the identity that its type has.
 //
 //   one memory BAR (32 KiB)
 //   0x0000 common configuration     0x3000 notify: four bytes per queue, one doorbell each
 //   0x1000 ISR status               0x4000 MSI-X table
 //   0x2000 device configuration     0x7000 MSI-X pending bits
+//
+// A transitional device has it in BAR 4, and the layout of legacy drivers (legacy_layout.h) in I/O
+// BAR 0: a driver of either kind finds what it knows.
 //
 // The registers' values, and what they start, are DeviceRegisters's; where they are is said here.
 
@@ -32,6 +35,7 @@
 #include "devices/pci/msix.h"
 #include "devices/virtio/device.h"
 #include "devices/virtio/device_registers.h"
+#include "devices/virtio/legacy_layout.h"
 #include "devices/virtio/spec.h"
 
 namespace vireo::virtio {
@@ -39,6 +43,8 @@ namespace vireo::virtio {
 class PciTransport final : public pci::Function, public BusDevice {
  public:
   static constexpr int kBarIndex = 0;
+  static constexpr int kTransitionalBarIndex = 4;
+  static constexpr int kLegacyBarIndex = 0;
   static constexpr uint64_t kBarBytes = 0x8000;
   static constexpr uint64_t kCommonOffset = 0x0000;
   static constexpr uint64_t kIsrOffset = 0x1000;
@@ -60,6 +66,8 @@ class PciTransport final : public pci::Function, public BusDevice {
     InterruptLine& intx;        // For drivers that do not use MSI-X.
     uint8_t interrupt_pin = 1;  // 1 INTA to 4 INTD.
     pci::BarKind bar_kind = pci::BarKind::kMemory64Prefetchable;
+    // Legacy drivers may have the device, too. Of net and block only.
+    bool transitional = false;
     // The driver broke a ring, and DEVICE_NEEDS_RESET was set. On the loop. May be empty.
     std::function<void()> needs_reset = {};
   };
@@ -77,7 +85,10 @@ class PciTransport final : public pci::Function, public BusDevice {
   EncodedState Save() const override;
   absl::Status Restore(const EncodedState& state) override;
 
-  // The BAR. Any vCPU thread.
+  // Which BAR has the layout above.
+  int bar_index() const { return legacy_.has_value() ? kTransitionalBarIndex : kBarIndex; }
+
+  // That BAR. Any vCPU thread.
   void Read(uint64_t offset, std::span<uint8_t> data) override;
   std::shared_ptr<Parking> Write(uint64_t offset, std::span<const uint8_t> data) override;
 
@@ -94,7 +105,10 @@ class PciTransport final : public pci::Function, public BusDevice {
  private:
   PciTransport(const Options& options, std::vector<EventFd> kicks);
   absl::Status Construct(const Options& options);
+  absl::Status AddLegacyBar(const Options& options);
   absl::Status AddCapabilities(uint64_t config_bytes);
+  // Doorbells of the legacy layout come and go with the device's being active. On the loop.
+  void SetLegacyDoorbells(bool active);
 
   void ReadCommon(uint64_t offset, std::span<uint8_t> data) const;
   std::shared_ptr<Parking> WriteCommon(uint64_t offset, std::span<const uint8_t> data);
@@ -109,7 +123,8 @@ class PciTransport final : public pci::Function, public BusDevice {
 
   pci::Msix msix_;
   DeviceRegisters registers_;
-  uint8_t pci_access_ = 0;  // Offset of VIRTIO_PCI_CAP_PCI_CFG in configuration space.
+  std::optional<LegacyLayout> legacy_;  // Of a transitional device.
+  uint8_t pci_access_ = 0;              // Offset of VIRTIO_PCI_CAP_PCI_CFG in configuration space.
 };
 
 }  // namespace vireo::virtio

@@ -1,5 +1,6 @@
 #include "devices/virtio/queue_registers.h"
 
+#include "base/align.h"
 #include "base/memory/guest_address.h"
 
 namespace vireo::virtio {
@@ -12,6 +13,13 @@ void QueueRegisters::Clear() {
   driver = 0;
   device = 0;
   resetting.reset();
+}
+
+void QueueRegisters::PlaceAtPage(uint32_t page) {
+  size = max_size;
+  descriptors = page * kLegacyPageBytes;
+  driver = descriptors + DescriptorTableBytes(size);
+  device = AlignUp<uint64_t>(driver + AvailableRingBytes(size), kLegacyPageBytes);
 }
 
 QueueActivation QueueRegisters::Activation(uint16_t index, uint64_t features) const {

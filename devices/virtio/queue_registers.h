@@ -23,6 +23,11 @@ struct QueueRegisters {
   // As after a reset of the queue or of the device.
   void Clear();
 
+  // The one area that a legacy driver has for it, of the size that the device says (§2.7.2):
+  //
+  //   page * 4096   descriptors | available ring | padding to 4096 | used ring
+  void PlaceAtPage(uint32_t page);
+
   // For the device, with the features that the driver accepted.
   QueueActivation Activation(uint16_t index, uint64_t features) const;
 

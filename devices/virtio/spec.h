@@ -32,6 +32,7 @@ inline constexpr uint8_t kStatusNeedsReset = 64;
 inline constexpr uint8_t kStatusFailed = 128;
 
 // §6: feature bits that belong to the ring and the transport rather than to a device type.
+inline constexpr uint64_t kFeatureAnyLayout = FeatureBit(27);  // Of legacy drivers (§6.3).
 inline constexpr uint64_t kFeatureIndirectDesc = FeatureBit(28);
 inline constexpr uint64_t kFeatureEventIdx = FeatureBit(29);
 inline constexpr uint64_t kFeatureVersion1 = FeatureBit(32);
@@ -76,6 +77,10 @@ inline constexpr uint64_t kMaxChainBytes = uint64_t{1} << 32;
 inline constexpr uint16_t kPciVendor = 0x1af4;
 inline constexpr uint16_t kPciModernDeviceBase = 0x1040;
 inline constexpr uint8_t kPciModernRevision = 1;
+// A transitional device is told by its subsystem ID, which is its type (§4.1.2.1, §4.1.2.3).
+inline constexpr uint16_t kPciTransitionalNet = 0x1000;
+inline constexpr uint16_t kPciTransitionalBlock = 0x1001;
+inline constexpr uint8_t kPciTransitionalRevision = 0;
 inline constexpr uint16_t kNoVector = 0xffff;  // VIRTIO_MSI_NO_VECTOR, §4.1.5.1.2.
 
 // §4.1.4: cfg_type of a virtio vendor capability.
@@ -123,6 +128,26 @@ inline constexpr uint16_t kQueueNotifyData = 56;
 inline constexpr uint16_t kQueueReset = 58;
 inline constexpr uint16_t kSize = 60;
 }  // namespace common_config
+
+// §4.1.4.10: offsets within the I/O BAR of legacy drivers. The device's configuration follows,
+// behind the vectors while MSI-X is enabled and in their place while it is not.
+namespace legacy_config {
+inline constexpr uint16_t kDeviceFeatures = 0;
+inline constexpr uint16_t kDriverFeatures = 4;
+inline constexpr uint16_t kQueuePfn = 8;
+inline constexpr uint16_t kQueueSize = 12;
+inline constexpr uint16_t kQueueSelect = 14;
+inline constexpr uint16_t kQueueNotify = 16;
+inline constexpr uint16_t kDeviceStatus = 18;
+inline constexpr uint16_t kIsrStatus = 19;
+inline constexpr uint16_t kConfigMsixVector = 20;
+inline constexpr uint16_t kQueueMsixVector = 22;
+inline constexpr uint16_t kDeviceWithoutMsix = 20;
+inline constexpr uint16_t kDeviceWithMsix = 24;
+}  // namespace legacy_config
+
+// Unit of a legacy queue's address, and alignment of its used ring (§4.1.5.1.3, §2.7.2).
+inline constexpr uint64_t kLegacyPageBytes = 4096;
 
 // §4.1.4.5: ISR status.
 inline constexpr uint8_t kIsrQueue = 1;

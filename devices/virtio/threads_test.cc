@@ -7,13 +7,17 @@
 #include <memory>
 #include <optional>
 #include <thread>
+#include <vector>
 
 #include "base/async/event_loop.h"
+#include "devices/virtio/block.h"
 #include "devices/virtio/pci_transport.h"
 #include "devices/virtio/rng.h"
 #include "devices/virtio/spec.h"
 #include "gtest/gtest.h"
 #include "tests/support/fake_guest_memory.h"
+#include "tests/support/legacy_driver.h"
+#include "tests/support/memory_backend.h"
 #include "tests/support/virtio_driver.h"
 
 namespace vireo::virtio {
@@ -77,6 +81,60 @@ TEST_P(ThreadsTest, NoKickIsLostAndEveryResetEnds) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Rings, ThreadsTest, testing::Values(0, kFeatureEventIdx));
+
+void PokePorts(VirtioHost& host, const std::atomic<bool>& stop) {
+  while (!stop.load()) {
+    host.ReadPort(legacy_config::kDeviceStatus, 1);
+    host.ReadPort(legacy_config::kIsrStatus, 1);
+    host.ReadPort(legacy_config::kDeviceWithoutMsix, 8);
+    host.WritePort(legacy_config::kQueueNotify, 0, 2);
+    std::this_thread::yield();
+  }
+}
+
+// Kicks trap until the device is at work, and meet doorbells that come and go from then on.
+TEST(LegacyThreadsTest, NoKickIsLostAndEveryResetEnds) {
+  const std::unique_ptr<EventLoop> loop = *EventLoop::Create();
+  FakeGuestMemory guest;
+  VirtioBlock block(*loop, guest.memory(),
+                    std::make_unique<MemoryBackend>(MemoryBackend::Options{}), {.queue_size = 16});
+  std::thread io([&loop] { loop->Run(); });
+  {
+    VirtioHost host(
+        block, *loop,
+        VirtioHost::Options{
+            .vectors = 2, .mode = VirtioHost::LoopMode::kThreaded, .transitional = true});
+    LegacyDriver driver(host, guest);
+    std::atomic<bool> stop = false;
+    std::thread other_vcpu([&host, &stop] { PokePorts(host, stop); });
+    const BlkRequestHeader header = {.type = kBlkTypeIn, .reserved = 0u, .sector = 0u};
+    const std::vector<Segment> read = {ReadableObject(header), Writable(512), Writable(1)};
+    for (int round = 0; round < 20; ++round) {
+      driver.Reset();
+      driver.Acknowledge({});
+      driver.SetUpQueues();
+      for (int i = 0; i < 50; ++i) {
+        driver.ring().Add(read);
+        driver.Run();
+        std::optional<UsedChain> used;
+        while (!used.has_value()) {
+          std::this_thread::yield();
+          used = driver.ring().PopUsed();
+        }
+        ASSERT_EQ(used->written, 513u);
+        if (i == 5) driver.SetDriverOk();
+        if (i == 10) host.Wait(driver.WriteFeatures(kBlkFeatureFlush));
+      }
+      for (int i = 0; i < 4; ++i) driver.ring().Add(read);
+      driver.Run();
+    }
+    stop.store(true);
+    other_vcpu.join();
+    EXPECT_FALSE(host.transport().needs_reset());
+  }
+  loop->Stop();
+  io.join();
+}
 
 }  // namespace
 }  // namespace vireo::virtio

@@ -5,10 +5,31 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "base/align.h"
 #include "base/check.h"
 #include "devices/pci/config_space.h"
 
 namespace vireo::virtio {
+namespace {
+
+uint64_t ReadBus(Bus& bus, std::optional<uint64_t> base, uint64_t offset, int width) {
+  std::array<uint8_t, 8> bytes = {};
+  VIREO_CHECK(base.has_value(), "the BAR is placed");
+  VIREO_CHECK(bus.Read(*base + offset, std::span<uint8_t>(bytes.data(), width)));
+  uint64_t value = 0;
+  for (int i = 0; i < width; ++i) value |= uint64_t{bytes[i]} << (8 * i);
+  return value;
+}
+
+std::shared_ptr<Parking> WriteBus(Bus& bus, std::optional<uint64_t> base, uint64_t offset,
+                                  uint64_t value, int width) {
+  std::array<uint8_t, 8> bytes;
+  for (int i = 0; i < 8; ++i) bytes[i] = static_cast<uint8_t>(value >> (8 * i));
+  VIREO_CHECK(base.has_value(), "the BAR is placed");
+  return bus.Write(*base + offset, std::span<const uint8_t>(bytes.data(), width)).second;
+}
+
+}  // namespace
 
 Segment Readable(std::vector<uint8_t> bytes) { return {.readable = std::move(bytes)}; }
 Segment ReadableZeros(size_t bytes) { return Readable(std::vector<uint8_t>(bytes)); }
@@ -19,12 +40,21 @@ Segment Writable(uint32_t bytes) { return {.writable_bytes = bytes}; }
 DriverRing::DriverRing(FakeGuestMemory& memory, Options options)
     : memory_(memory),
       options_(options),
-      descriptors_(memory.Allocate(DescriptorTableBytes(options.size), 16)),
-      available_(memory.Allocate(AvailableRingBytes(options.size), 2)),
-      used_(memory.Allocate(UsedRingBytes(options.size), 4)),
       next_avail_(options.start_index),
       next_used_(options.start_index),
       kicked_(options.start_index) {
+  const uint64_t descriptor_bytes = DescriptorTableBytes(options.size);
+  if (options.legacy) {
+    const uint64_t used_offset =
+        AlignUp<uint64_t>(descriptor_bytes + AvailableRingBytes(options.size), kLegacyPageBytes);
+    descriptors_ = memory.Allocate(used_offset + UsedRingBytes(options.size), kLegacyPageBytes);
+    available_ = At(descriptors_, descriptor_bytes);
+    used_ = At(descriptors_, used_offset);
+  } else {
+    descriptors_ = memory.Allocate(descriptor_bytes, 16);
+    available_ = memory.Allocate(AvailableRingBytes(options.size), 2);
+    used_ = memory.Allocate(UsedRingBytes(options.size), 4);
+  }
   memory_.Write(descriptors_, std::vector<uint8_t>(DescriptorTableBytes(options.size)));
   memory_.Write(available_, std::vector<uint8_t>(AvailableRingBytes(options.size)));
   memory_.Write(used_, std::vector<uint8_t>(UsedRingBytes(options.size)));
@@ -168,23 +198,25 @@ void DriverRing::Store(GuestAddress at, uint16_t value) {
 
 // ---- VirtioHost ----
 
-VirtioHost::VirtioHost(VirtioDevice& device, EventLoop& loop, uint16_t vectors, LoopMode mode)
-    : loop_(loop), mode_(mode), msi_(vectors) {
+VirtioHost::VirtioHost(VirtioDevice& device, EventLoop& loop, Options options)
+    : loop_(loop), options_(options), msi_(options.vectors) {
   absl::StatusOr<std::unique_ptr<PciTransport>> transport =
       PciTransport::Create({.name = "00:01.0 test",
                             .device = device,
                             .loop = loop,
                             .address_space = space_,
                             .msi = msi_,
-                            .intx = intx_});
+                            .intx = intx_,
+                            .transitional = options.transitional});
   VIREO_CHECK(transport.ok());
   transport_ = *std::move(transport);
+  if (options.transitional) MovePorts(kPortBase);
   MoveBar(kBarBase);
 }
 
 VirtioHost::~VirtioHost() {
   Settle();
-  if (mode_ == LoopMode::kStepped) {
+  if (options_.mode == LoopMode::kStepped) {
     loop_.RunTask(transport_->Reset());
   } else {
     loop_.RunOn([this] { return transport_->Reset(); });
@@ -192,21 +224,28 @@ VirtioHost::~VirtioHost() {
 }
 
 void VirtioHost::Settle() {
-  if (mode_ == LoopMode::kStepped) loop_.RunUntilIdle();
+  if (options_.mode == LoopMode::kStepped) loop_.RunUntilIdle();
 }
 
 void VirtioHost::Wait(const std::shared_ptr<Parking>& parking) {
   Settle();
   if (parking == nullptr) return;
-  VIREO_CHECK(mode_ == LoopMode::kThreaded || parking->done(), "nothing holds the vCPU up");
+  VIREO_CHECK(options_.mode == LoopMode::kThreaded || parking->done(), "nothing holds the vCPU up");
   parking->Wait([] { return false; });
 }
 
 void VirtioHost::MoveBar(uint64_t base) {
-  const uint16_t bar = pci::kBar0 + 4 * PciTransport::kBarIndex;
+  const auto bar = static_cast<uint16_t>(pci::kBar0 + 4 * transport_->bar_index());
   WriteConfig(bar, static_cast<uint32_t>(base), 4);
   WriteConfig(bar + 4, static_cast<uint32_t>(base >> 32), 4);
-  WriteConfig(pci::kCommand, pci::kCommandMemory | pci::kCommandBusMaster, 2);
+  WriteConfig(pci::kCommand,
+              ReadConfig(pci::kCommand, 2) | pci::kCommandMemory | pci::kCommandBusMaster, 2);
+}
+
+void VirtioHost::MovePorts(uint64_t base) {
+  const uint16_t bar = pci::kBar0 + 4 * PciTransport::kLegacyBarIndex;
+  WriteConfig(bar, static_cast<uint32_t>(base), 4);
+  WriteConfig(pci::kCommand, ReadConfig(pci::kCommand, 2) | pci::kCommandIo, 2);
 }
 
 void VirtioHost::EnableMsix(uint16_t vectors) {
@@ -240,21 +279,22 @@ std::shared_ptr<Parking> VirtioHost::WriteConfig(uint16_t offset, uint32_t value
 }
 
 uint64_t VirtioHost::Read(uint64_t offset, int width) {
-  std::array<uint8_t, 8> bytes = {};
-  const std::optional<uint64_t> base = transport_->bar_address(PciTransport::kBarIndex);
-  VIREO_CHECK(base.has_value(), "the BAR is placed");
-  VIREO_CHECK(space_.mmio().Read(*base + offset, std::span<uint8_t>(bytes.data(), width)));
-  uint64_t value = 0;
-  for (int i = 0; i < width; ++i) value |= uint64_t{bytes[i]} << (8 * i);
-  return value;
+  return ReadBus(space_.mmio(), transport_->bar_address(transport_->bar_index()), offset, width);
 }
 
 std::shared_ptr<Parking> VirtioHost::Write(uint64_t offset, uint64_t value, int width) {
-  std::array<uint8_t, 8> bytes;
-  for (int i = 0; i < 8; ++i) bytes[i] = static_cast<uint8_t>(value >> (8 * i));
-  const std::optional<uint64_t> base = transport_->bar_address(PciTransport::kBarIndex);
-  VIREO_CHECK(base.has_value(), "the BAR is placed");
-  return space_.mmio().Write(*base + offset, std::span<const uint8_t>(bytes.data(), width)).second;
+  return WriteBus(space_.mmio(), transport_->bar_address(transport_->bar_index()), offset, value,
+                  width);
+}
+
+uint64_t VirtioHost::ReadPort(uint64_t offset, int width) {
+  return ReadBus(space_.pio(), transport_->bar_address(PciTransport::kLegacyBarIndex), offset,
+                 width);
+}
+
+std::shared_ptr<Parking> VirtioHost::WritePort(uint64_t offset, uint64_t value, int width) {
+  return WriteBus(space_.pio(), transport_->bar_address(PciTransport::kLegacyBarIndex), offset,
+                  value, width);
 }
 
 // ---- VirtioDriver ----

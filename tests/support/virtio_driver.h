@@ -57,12 +57,14 @@ class DriverRing {
     bool event_idx = false;
     bool indirect = false;     // Chains of more than one descriptor use a table.
     uint16_t start_index = 0;  // Both indices begin here: as after many requests.
+    bool legacy = false;       // In one area, as a legacy driver places it.
   };
 
   // `memory` outlives the ring.
   DriverRing(FakeGuestMemory& memory, Options options);
 
   VirtqueueConfig config() const;
+  uint32_t page() const { return static_cast<uint32_t>(descriptors_.value() / kLegacyPageBytes); }
   uint16_t size() const { return options_.size; }
 
   // Makes a chain available; returns its head. CHECKs that descriptors are left.
@@ -123,13 +125,22 @@ class DriverRing {
 class VirtioHost {
  public:
   static constexpr uint64_t kBarBase = 0xe0000000;
+  static constexpr uint64_t kPortBase = 0xc000;  // The ports of legacy drivers.
 
   // Who runs the loop: the test steps it, or a thread of its own does.
   enum class LoopMode { kStepped, kThreaded };
 
-  // `device` and `loop` outlive the host. The BAR is where firmware would have put it.
+  struct Options {
+    uint16_t vectors = 4;
+    LoopMode mode = LoopMode::kStepped;
+    bool transitional = false;
+  };
+
+  // `device` and `loop` outlive the host. BARs are where firmware would have put them.
+  VirtioHost(VirtioDevice& device, EventLoop& loop, Options options);
   VirtioHost(VirtioDevice& device, EventLoop& loop, uint16_t vectors = 4,
-             LoopMode mode = LoopMode::kStepped);
+             LoopMode mode = LoopMode::kStepped)
+      : VirtioHost(device, loop, Options{.vectors = vectors, .mode = mode}) {}
   // Resets the device: nothing is in flight afterwards.
   ~VirtioHost();
 
@@ -143,16 +154,20 @@ class VirtioHost {
   void Wait(const std::shared_ptr<Parking>& parking);
 
   void MoveBar(uint64_t base);
+  void MovePorts(uint64_t base);
   void EnableMsix(uint16_t vectors);
   uint32_t ReadConfig(uint16_t offset, int width);
   std::shared_ptr<Parking> WriteConfig(uint16_t offset, uint32_t value, int width);
   // As a vCPU at the place where the BAR is.
   uint64_t Read(uint64_t offset, int width);
   std::shared_ptr<Parking> Write(uint64_t offset, uint64_t value, int width);
+  // The same of a transitional device's ports.
+  uint64_t ReadPort(uint64_t offset, int width);
+  std::shared_ptr<Parking> WritePort(uint64_t offset, uint64_t value, int width);
 
  private:
   EventLoop& loop_;
-  const LoopMode mode_;
+  const Options options_;
   FakeAddressSpace space_;
   FakeMsiSink msi_;
   FakeInterruptLine intx_;
