@@ -194,6 +194,7 @@ absl::StatusOr<DiskConfig> DiskFromProto(const v1::Disk& message, const std::str
   ASSIGN_OR_RETURN(disk.on_stall, FromProto(kOnDiskStalls, message.on_stall(), disk.on_stall,
                                             field + ".on_stall"));
   if (message.has_stall_seconds()) disk.stall_seconds = message.stall_seconds();
+  disk.legacy = message.legacy();
   return disk;
 }
 
@@ -216,6 +217,7 @@ absl::StatusOr<NicConfig> NicFromProto(const v1::Nic& message, const std::string
   if (message.has_slot()) {
     ASSIGN_OR_RETURN(nic.slot, Narrowed<uint8_t>(message.slot(), field + ".slot"));
   }
+  nic.legacy = message.legacy();
   return nic;
 }
 
@@ -323,6 +325,7 @@ v1::VmConfig ConfigToProto(const VmConfig& config) {
         ToProto(kOnDiskErrors, disk.on_write_error, v1::ON_DISK_ERROR_UNSPECIFIED));
     to.set_on_stall(ToProto(kOnDiskStalls, disk.on_stall, v1::ON_DISK_STALL_UNSPECIFIED));
     to.set_stall_seconds(disk.stall_seconds);
+    to.set_legacy(disk.legacy);
   }
   for (const NicConfig& nic : config.nics) {
     v1::Nic& to = *message.add_nics();
@@ -335,6 +338,7 @@ v1::VmConfig ConfigToProto(const VmConfig& config) {
     to.set_link_up(nic.link_up);
     to.set_loop(Utf8(nic.loop));
     if (nic.slot) to.set_slot(*nic.slot);
+    to.set_legacy(nic.legacy);
   }
   v1::Console& console = *message.mutable_console();
   console.set_mode(ToProto(kConsoleModes, config.console.mode, v1::Console::MODE_UNSPECIFIED));

@@ -55,6 +55,7 @@ constexpr char kFull[] = R"pb(
     on_write_error: IGNORE_ERROR
     on_stall: PAUSE_WHILE_STALLED
     stall_seconds: 7
+    legacy: true
   }
   disks { path: "fd:5" format: RAW }
   nics {
@@ -66,6 +67,7 @@ constexpr char kFull[] = R"pb(
     link_up: false
     loop: "b"
     slot: 8
+    legacy: true
   }
   nics { fd: 9 }
   console { mode: FILE path: "/var/log/web1" history_bytes: 4096 }
@@ -115,6 +117,8 @@ TEST(Convert, ConfigReachesEveryField) {
   EXPECT_EQ(config->disks[0].on_write_error, OnDiskError::kIgnore);
   EXPECT_EQ(config->disks[0].on_stall, OnDiskStall::kPause);
   EXPECT_EQ(config->disks[0].stall_seconds, 7u);
+  EXPECT_TRUE(config->disks[0].legacy);
+  EXPECT_FALSE(config->disks[1].legacy);
   EXPECT_EQ(config->disks[1].on_stall, OnDiskStall::kReport);
   EXPECT_EQ(config->disks[1].stall_seconds, 30u);
   EXPECT_EQ(config->disks[1].throttle, DiskThrottle());
@@ -126,6 +130,8 @@ TEST(Convert, ConfigReachesEveryField) {
   EXPECT_EQ(FormatMac(*config->nics[0].mac), "02:00:00:00:00:01");
   EXPECT_EQ(config->nics[0].mtu, 9000);
   EXPECT_FALSE(config->nics[0].link_up);
+  EXPECT_TRUE(config->nics[0].legacy);
+  EXPECT_FALSE(config->nics[1].legacy);
   EXPECT_EQ(config->nics[1].fd, 9);
   EXPECT_EQ(config->nics[1].mac, std::nullopt);
   EXPECT_EQ(config->console.mode, ConsoleMode::kFile);

@@ -59,6 +59,7 @@ The machine (values may carry K, M, G, T; a comma within a value is written twic
                            what becomes of the machine when the host does not answer; default
                            report: an event. pause: until it answers
       stall-after=SECONDS  how long without an answer that is; default 30
+      legacy=on|off        drivers from before virtio 1.0 find it, too; default off
       throttle.bps-total=N, .bps-read, .bps-write, .iops-total, .iops-read, .iops-write
                            bytes or requests a second
       throttle.LIMIT-max=N, throttle.LIMIT-max-length=SECONDS
@@ -73,7 +74,7 @@ The machine (values may carry K, M, G, T; a comma within a value is written twic
       mac=ADDRESS          six bytes, as 02:00:00:00:00:01; default: derived from the uuid
       mtu=N                68 to 65535; default: the bridge's, else 1500
       link=on|off          default on
-      id=NAME, slot=N, loop=NAME
+      id=NAME, slot=N, loop=NAME, legacy=on|off
                            as for disks; default nic0, nic1, ...
   --console stdio|buffer|none|file:PATH
                          where the serial port goes besides the API (default buffer).
@@ -217,9 +218,9 @@ absl::Status TakeErrorPolicy(const Values& values, const std::string& key, OnDis
 absl::StatusOr<DiskConfig> ParseDisk(const std::string& text) {
   const std::vector<std::string> limits = ThrottleKeys("throttle.");
   std::vector<absl::string_view> known = {
-      "path",   "format", "readonly", "direct",      "write-cache",
-      "serial", "id",     "slot",     "loop",        "key-file",
-      "rerror", "werror", "stall",    "stall-after", "throttle.group"};
+      "path",  "format",      "readonly", "direct",        "write-cache", "serial",
+      "id",    "slot",        "loop",     "key-file",      "rerror",      "werror",
+      "stall", "stall-after", "legacy",   "throttle.group"};
   known.insert(known.end(), limits.begin(), limits.end());
   ASSIGN_OR_RETURN(const Values values, ParseKeyValues(text, known));
   DiskConfig disk;
@@ -244,6 +245,7 @@ absl::StatusOr<DiskConfig> ParseDisk(const std::string& text) {
   RETURN_IF_ERROR(TakeSwitch(values, "readonly", &disk.read_only));
   RETURN_IF_ERROR(TakeSwitch(values, "direct", &disk.direct));
   RETURN_IF_ERROR(TakeSwitch(values, "write-cache", &disk.write_cache));
+  RETURN_IF_ERROR(TakeSwitch(values, "legacy", &disk.legacy));
   RETURN_IF_ERROR(TakeNumber<uint8_t>(values, "slot", UINT8_MAX, &disk.slot));
   if (disk.path.empty()) return absl::InvalidArgumentError("path= is missing");
   if (disk.format == DiskFormat::kUnspecified) {
@@ -256,8 +258,9 @@ absl::StatusOr<DiskConfig> ParseDisk(const std::string& text) {
 }
 
 absl::StatusOr<NicConfig> ParseNet(const std::string& text) {
-  ASSIGN_OR_RETURN(const Values values, ParseKeyValues(text, {"tap", "bridge", "fd", "mac", "mtu",
-                                                              "link", "id", "slot", "loop"}));
+  ASSIGN_OR_RETURN(const Values values,
+                   ParseKeyValues(text, {"tap", "bridge", "fd", "mac", "mtu", "link", "id", "slot",
+                                         "loop", "legacy"}));
   NicConfig nic;
   Take(values, "tap", &nic.tap);
   Take(values, "bridge", &nic.bridge);
@@ -268,6 +271,7 @@ absl::StatusOr<NicConfig> ParseNet(const std::string& text) {
                              [](const std::string& value) { return api::ParseMac(value); }));
   RETURN_IF_ERROR(TakeNumber<uint16_t>(values, "mtu", UINT16_MAX, &nic.mtu));
   RETURN_IF_ERROR(TakeSwitch(values, "link", &nic.link_up));
+  RETURN_IF_ERROR(TakeSwitch(values, "legacy", &nic.legacy));
   RETURN_IF_ERROR(TakeNumber<uint8_t>(values, "slot", UINT8_MAX, &nic.slot));
   if (nic.tap.empty() && !nic.fd.has_value()) {
     return absl::InvalidArgumentError("neither tap= nor fd= is given");

@@ -70,9 +70,9 @@ TEST(VireoArgs, EveryOtherFlagReachesItsField) {
                "512M,max=1G,backing=shared",
                "--disk",
                "path=fd:7,format=raw,direct=on,write-cache=off,serial=S1,id=root,"
-               "slot=5,loop=a",
+               "slot=5,loop=a,legacy=on",
                "--net",
-               "fd=9,mtu=9000,link=off,id=lan,slot=6,loop=b",
+               "fd=9,mtu=9000,link=off,id=lan,slot=6,loop=b,legacy=on",
                "--console",
                "file:/tmp/a,b",
                "--console-history",
@@ -110,11 +110,13 @@ TEST(VireoArgs, EveryOtherFlagReachesItsField) {
   EXPECT_EQ(disk.id, "root");
   EXPECT_EQ(disk.slot, 5);
   EXPECT_EQ(disk.loop, "a");
+  EXPECT_TRUE(disk.legacy);
   const NicConfig& nic = run.config.nics.at(0);
   EXPECT_EQ(nic.fd, 9);
   EXPECT_EQ(nic.mtu, 9000);
   EXPECT_FALSE(nic.link_up);
   EXPECT_EQ(nic.slot, 6);
+  EXPECT_TRUE(nic.legacy);
   EXPECT_EQ(run.config.console.mode, ConsoleMode::kFile);
   EXPECT_EQ(run.config.console.path, "/tmp/a,b");
   EXPECT_EQ(run.config.console.history_bytes, 64u << 10);
@@ -145,6 +147,7 @@ TEST(VireoArgs, DisksHaveKeysLimitsAndPolicies) {
   EXPECT_EQ(disk.throttle.ops_read, RateLimit{.per_second = 100});
   EXPECT_EQ(disk.throttle.op_bytes, 64u << 10);
   EXPECT_EQ(disk.throttle.group, "g");
+  EXPECT_FALSE(disk.legacy);
 }
 
 TEST(VireoArgs, CpuMayAddFeaturesToTheModelOfCpus) {
@@ -259,7 +262,8 @@ INSTANTIATE_TEST_SUITE_P(
         {"NoPath", RunWith({"--disk", "format=raw"}), "--disk: path= is missing"},
         {"UnknownDiskKey", RunWith({"--disk", "path=a,format=raw,cache=none"}),
          "--disk: key \"cache\" is not known; use path, format, readonly, direct, write-cache, "
-         "serial, id, slot, loop, key-file, rerror, werror, stall, stall-after, throttle.group, "
+         "serial, id, slot, loop, key-file, rerror, werror, stall, stall-after, legacy, "
+         "throttle.group, "
          "throttle.bps-total, throttle.bps-total-max, throttle.bps-total-max-length, "
          "throttle.bps-read, throttle.bps-read-max, throttle.bps-read-max-length, "
          "throttle.bps-write, throttle.bps-write-max, throttle.bps-write-max-length, "

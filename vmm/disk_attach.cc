@@ -140,6 +140,7 @@ Task<absl::Status> MachineBuilder::AttachDisk(size_t index) {
                        .throttled = throttled_pointer,
                        .throttle = throttle});
   NewFunction f = {.id = config.id, .kind = "virtio-blk", .loop = loop, .slot = config.slot};
+  f.legacy = config.legacy;
   f.device = std::move(device);
   co_return AddFunction(std::move(f));
 }

@@ -196,6 +196,7 @@ absl::Status MachineBuilder::AddFunction(NewFunction f) {
            .msi = *m_.msi_sinks_.back(),
            .intx = Line(pci::IntxGsi(slot, kIntPinA - 1)),
            .interrupt_pin = kIntPinA,
+           .transitional = f.legacy,
            .needs_reset = [&m = m_, id = f.id] { m.events_.OnDeviceNeedsReset(id); }}));
   m_.transports_.push_back(std::move(transport));
   virtio::PciTransport* const placed = m_.transports_.back().get();

@@ -36,6 +36,7 @@ class MachineBuilder {
     std::unique_ptr<virtio::VirtioDevice> device;
     LoopThread* loop = nullptr;
     std::optional<uint8_t> slot;
+    bool legacy = false;
   };
 
   absl::Status OpenBootFiles();

@@ -32,6 +32,7 @@ Task<absl::Status> MachineBuilder::AttachNic(size_t index) {
   nic.device = device.get();
   m_.nics_.push_back(std::move(nic));
   NewFunction f = {.id = config.id, .kind = "virtio-net", .loop = loop, .slot = config.slot};
+  f.legacy = config.legacy;
   f.device = std::move(device);
   co_return AddFunction(std::move(f));
 }

@@ -103,6 +103,7 @@ struct DiskConfig {
   OnDiskError on_write_error = OnDiskError::kStopOnNoSpace;
   OnDiskStall on_stall = OnDiskStall::kReport;
   uint32_t stall_seconds = 30;  // 1..86400; until a request without an answer is called a stall.
+  bool legacy = false;          // Drivers from before virtio 1.0 find it, too.
 
   bool operator==(const DiskConfig&) const = default;
 };
@@ -117,6 +118,7 @@ struct NicConfig {
   bool link_up = true;
   std::string loop;
   std::optional<uint8_t> slot;
+  bool legacy = false;  // As for disks.
 
   bool operator==(const NicConfig&) const = default;
 };
