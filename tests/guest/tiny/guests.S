@@ -139,6 +139,81 @@ GUEST(spinner)
 1:  jmp 1b
 END(spinner)
 
+// Drives a disk as systems from before virtio 1.0 do, by the ports at 0xc000: queue 0 is at 0x200000, of 256 entries.
+// Writes sector 1 before it says that it is ready, reads it back afterwards, gives the queue up and resets the device.
+// Says the queue's size, each request's status, what it read, and what queue and status are in the end.
+#define DISK 0xc000
+#define QUEUE 0x200000
+#define AVAILABLE (QUEUE + 0x1000)
+#define USED (QUEUE + 0x2000)
+#define HEADER 0x204000
+#define DISK_STATUS (HEADER + 16)
+#define WRITTEN 0x205000
+#define READ 0x206000
+#define SAY mov dx, 0x510; out dx,
+#define KICK_AND_WAIT(count) mov word ptr ds:[AVAILABLE + 2], count; mov dx, DISK + 16; xor eax, eax; out dx, ax; \
+    98: pause; cmp word ptr ds:[USED + 2], count; jne 98b
+
+GUEST(legacy_disk)
+    mov dx, DISK + 18       // Status: reset, acknowledge, driver.
+    xor eax, eax
+    out dx, al
+    mov al, 1
+    out dx, al
+    mov al, 3
+    out dx, al
+    mov dx, DISK + 4        // No features.
+    xor eax, eax
+    out dx, eax
+    mov dx, DISK + 14       // Queue 0: its size, then its page.
+    out dx, ax
+    mov dx, DISK + 12
+    in ax, dx
+    SAY ax
+    mov dx, DISK + 8
+    mov eax, QUEUE >> 12
+    out dx, eax
+    mov dword ptr ds:[QUEUE], HEADER        // Header, data, status.
+    mov dword ptr ds:[QUEUE + 8], 16
+    mov dword ptr ds:[QUEUE + 12], 0x10001
+    mov dword ptr ds:[QUEUE + 16], WRITTEN
+    mov dword ptr ds:[QUEUE + 24], 512
+    mov dword ptr ds:[QUEUE + 28], 0x20001
+    mov dword ptr ds:[QUEUE + 32], DISK_STATUS
+    mov dword ptr ds:[QUEUE + 40], 1
+    mov dword ptr ds:[QUEUE + 44], 2
+    mov dword ptr ds:[HEADER], 1            // Write
+    mov dword ptr ds:[HEADER + 8], 1        // sector 1.
+    mov dword ptr ds:[WRITTEN], 0x5ec70001
+    mov byte ptr ds:[DISK_STATUS], 0xff
+    KICK_AND_WAIT(1)
+    mov al, ds:[DISK_STATUS]
+    SAY al
+    mov dx, DISK + 18       // Ready.
+    mov al, 7
+    out dx, al
+    mov dword ptr ds:[HEADER], 0            // Read.
+    mov dword ptr ds:[QUEUE + 16], READ
+    mov dword ptr ds:[QUEUE + 28], 0x20003
+    mov byte ptr ds:[DISK_STATUS], 0xff
+    KICK_AND_WAIT(2)
+    mov al, ds:[DISK_STATUS]
+    SAY al
+    mov eax, ds:[READ]
+    SAY eax
+    mov dx, DISK + 8        // No queue any more.
+    xor eax, eax
+    out dx, eax
+    in eax, dx
+    SAY eax
+    mov dx, DISK + 18       // No driver any more.
+    xor eax, eax
+    out dx, al
+    in al, dx
+    SAY al
+    DONE
+END(legacy_disk)
+
     .code64
 
 // Entered in long mode: says its argument and what CPUID tells of KVM, and writes 8 bytes to memory that is not there.

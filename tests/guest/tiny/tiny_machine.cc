@@ -21,6 +21,7 @@ VIREO_TINY_GUEST(Interrupts, interrupts)
 VIREO_TINY_GUEST(Writer, writer)
 VIREO_TINY_GUEST(Doubler, doubler)
 VIREO_TINY_GUEST(Spinner, spinner)
+VIREO_TINY_GUEST(LegacyDisk, legacy_disk)
 VIREO_TINY_GUEST(LongMode, long_mode)
 
 extern "C" const uint8_t tiny_on_isa[];

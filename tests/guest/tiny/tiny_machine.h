@@ -29,6 +29,7 @@ std::span<const uint8_t> Interrupts();
 std::span<const uint8_t> Writer();
 std::span<const uint8_t> Doubler();
 std::span<const uint8_t> Spinner();
+std::span<const uint8_t> LegacyDisk();
 std::span<const uint8_t> LongMode();
 
 // Offsets of handlers within Interrupts().
