@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "devices/pci/function.h"
 #include "devices/virtio/rng.h"
 #include "vmm/machine.h"
 #include "vmm/machine_builder.h"
@@ -196,6 +197,8 @@ absl::Status MachineBuilder::AddFunction(NewFunction f) {
            .msi = *m_.msi_sinks_.back(),
            .intx = Line(pci::IntxGsi(slot, kIntPinA - 1)),
            .interrupt_pin = kIntPinA,
+           // Systems that old may have no use for addresses beyond 4 GiB.
+           .bar_kind = f.legacy ? pci::BarKind::kMemory32 : pci::BarKind::kMemory64Prefetchable,
            .transitional = f.legacy,
            .needs_reset = [&m = m_, id = f.id] { m.events_.OnDeviceNeedsReset(id); }}));
   m_.transports_.push_back(std::move(transport));

@@ -1,9 +1,11 @@
 #include "devices/pci/function.h"
 
+#include <array>
 #include <random>
 #include <vector>
 
 #include "base/async/event_loop.h"
+#include "base/event_fd.h"
 #include "devices/bus.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -60,6 +62,7 @@ class TestFunction final : public Function {
   static constexpr uint8_t kVendorCapability = 0x4c;  // After MSI-X at 0x40.
 
   using Function::AddBar;
+  using Function::SetBarDoorbells;
   using Function::SetIntx;
 
   void OnConfigRead(uint16_t offset, std::span<uint8_t> data) override {
@@ -166,6 +169,33 @@ TEST_F(FunctionTest, SizingTellsSizesAndKinds) {
   EXPECT_EQ(Read(0x24, 4), 0u) << "an absent BAR";
   Write(0x30, 0xffffffff, 4);
   EXPECT_EQ(Read(0x30, 4), 0u) << "no expansion ROM";
+}
+
+TEST_F(FunctionTest, DoorbellsAreReplacedWhereverTheBarIs) {
+  const EventFd first = *EventFd::Create();
+  const EventFd second = *EventFd::Create();
+  const auto ring = [this](uint16_t port) {
+    space_.pio().Write(port, std::array<uint8_t, 2>{1, 0});
+  };
+  ASSERT_TRUE(
+      function_.SetBarDoorbells(4, {{.offset = 16, .length = 2, .match = 1, .event = &first}})
+          .ok());
+  Write(0x20, 0xc000, 4);
+  Write(0x04, kCommandIo, 2);
+  ring(0xc010);
+  EXPECT_EQ(first.Drain(), 1u);
+  ASSERT_TRUE(
+      function_.SetBarDoorbells(4, {{.offset = 16, .length = 2, .match = 1, .event = &second}})
+          .ok());
+  Write(0x20, 0xd000, 4);
+  ring(0xd010);
+  EXPECT_EQ(first.Drain(), 0u);
+  EXPECT_EQ(second.Drain(), 1u);
+  ASSERT_TRUE(function_.SetBarDoorbells(4, {}).ok());
+  ring(0xd010);
+  EXPECT_EQ(second.Drain(), 0u);
+  function_.Detach();
+  EXPECT_TRUE(function_.SetBarDoorbells(4, {{.offset = 16, .event = &first}}).ok());
 }
 
 TEST_F(FunctionTest, BarsAnswerOnlyWhileDecodingIsOn) {
