@@ -1,0 +1,103 @@
+// A controller with its guest memory, address space and interrupt line, and a driver for each port:
+// for the tests of this folder.
+
+#ifndef VIREO_DEVICES_STORAGE_CONTROLLERS_AHCI_FIXTURE_H_
+#define VIREO_DEVICES_STORAGE_CONTROLLERS_AHCI_FIXTURE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/async/event_loop.h"
+#include "base/check.h"
+#include "devices/storage_controllers/ahci.h"
+#include "storage/block_backend.h"
+#include "tests/support/ahci_driver.h"
+#include "tests/support/fake_address_space.h"
+#include "tests/support/fake_guest_memory.h"
+#include "tests/support/fake_interrupts.h"
+#include "tests/support/faulty_backend.h"
+#include "tests/support/memory_backend.h"
+
+namespace vireo {
+
+// One controller on somebody's loop and memory. What is in its drives can be held up and made to
+// fail until it is ejected.
+struct AhciHost {
+  struct Options {
+    size_t drives = 1;
+    uint32_t blocks = 1000;
+    bool media = true;
+  };
+
+  AhciHost(EventLoop& event_loop, FakeGuestMemory& guest, Options options) : loop(event_loop) {
+    std::vector<Ahci::Drive> drives;
+    for (size_t i = 0; i < options.drives; ++i) {
+      Ahci::Drive drive = {.serial = "VR000" + std::to_string(i),
+                           .on_eject = [this] { ++ejections; }};
+      if (options.media) {
+        drive.medium = MakeMedium(options.blocks);
+        media.push_back(static_cast<FaultyBackend*>(drive.medium.get()));
+      }
+      drives.push_back(std::move(drive));
+    }
+    ahci = *Ahci::Create({.loop = loop,
+                          .memory = guest.memory(),
+                          .address_space = space,
+                          .intx = line,
+                          .drives = std::move(drives)});
+  }
+  ~AhciHost() {
+    loop.RunTask(ahci->Reset());
+    VIREO_CHECK(loop.RunTask(ahci->Close()).ok());
+  }
+
+  static uint8_t ByteAt(uint64_t offset) {
+    return static_cast<uint8_t>(offset / mmc::kBlockBytes + offset);
+  }
+  static std::unique_ptr<BlockBackend> MakeMedium(uint32_t blocks) {
+    auto memory = std::make_unique<MemoryBackend>(
+        MemoryBackend::Options{.size_bytes = uint64_t{blocks} * mmc::kBlockBytes});
+    for (size_t i = 0; i < memory->bytes().size(); ++i) memory->bytes()[i] = ByteAt(i);
+    return std::make_unique<FaultyBackend>(std::move(memory));
+  }
+
+  MemoryBackend& memory_of(size_t drive) {
+    return static_cast<MemoryBackend&>(media.at(drive)->disk());
+  }
+
+  EventLoop& loop;
+  FakeAddressSpace space;
+  FakeInterruptLine line;
+  std::vector<FaultyBackend*> media;
+  int ejections = 0;
+  std::unique_ptr<Ahci> ahci;
+};
+
+struct AhciFixture {
+  explicit AhciFixture(AhciHost::Options options = {}) : host(*loop, guest, options) {
+    for (uint32_t port = 0; port < options.drives; ++port) {
+      drivers.push_back(std::make_unique<AhciDriver>(
+          AhciDriver::Options{.ahci = *host.ahci,
+                              .space = host.space,
+                              .loop = *loop,
+                              .guest = guest,
+                              .port = port,
+                              .buffer_bytes = options.drives > 1 ? 65536u : 1u << 20}));
+    }
+  }
+
+  Ahci& ahci() { return *host.ahci; }
+  AhciDriver& driver(size_t port = 0) { return *drivers.at(port); }
+
+  std::unique_ptr<EventLoop> loop = *EventLoop::Create();
+  FakeGuestMemory guest;
+  AhciHost host;
+  std::vector<std::unique_ptr<AhciDriver>> drivers;
+};
+
+}  // namespace vireo
+
+#endif  // VIREO_DEVICES_STORAGE_CONTROLLERS_AHCI_FIXTURE_H_

@@ -1,0 +1,630 @@
+#include "devices/storage_controllers/ahci_port.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "base/async/async_mutex.h"
+#include "base/check.h"
+#include "base/endian.h"
+#include "base/status.h"
+#include "devices/storage_controllers/ata_spec.h"
+
+namespace vireo {
+namespace {
+
+using ahci::CommandHeader;
+using ahci::D2hFis;
+using ahci::H2dFis;
+using ahci::PioSetupFis;
+
+constexpr uint32_t kCmdStored = ahci::kCmdSt | ahci::kCmdFre | ahci::kCmdAtapi;
+constexpr uint32_t kIsStored = ahci::kIsAll & ~ahci::kIsPcs;
+constexpr uint32_t kBusyOrDrq = ata::kStatusBusy | ata::kStatusDrq;
+constexpr int kCfisDwords = sizeof(H2dFis) / 4;
+
+uint32_t Merge(uint32_t before, uint32_t value, uint32_t mask) {
+  return (before & ~mask) | (value & mask);
+}
+
+void SetLow(uint64_t* address, uint32_t value) {
+  *address = (*address & ~uint64_t{0xffffffff}) | value;
+}
+
+void SetHigh(uint64_t* address, uint32_t value) {
+  *address = (*address & 0xffffffff) | uint64_t{value} << 32;
+}
+
+// AHCI 1.3.1 §5.3.2.3: every slot gets its turn.
+uint32_t NextSlot(uint32_t issued, uint32_t last) {
+  for (uint32_t i = 1; i < ahci::kSlots; ++i) {
+    const uint32_t slot = (last + i) % ahci::kSlots;
+    if ((issued >> slot & 1) != 0) return slot;
+  }
+  return last;
+}
+
+template <typename T>
+std::span<const uint8_t> BytesOf(const T& object) {
+  return {reinterpret_cast<const uint8_t*>(&object), sizeof(object)};
+}
+
+}  // namespace
+
+bool AhciPort::Registers::link_up() const {
+  const uint32_t det = sctl & ahci::kSctlDetMask;
+  return det != ahci::kSctlDetComreset && det != ahci::kSctlDetOffline;
+}
+
+AhciPort::AhciPort(Options options)
+    : loop_(options.loop),
+      memory_(options.memory),
+      drive_(std::move(options.drive)),
+      set_pending_(std::move(options.set_pending)),
+      registers_(PowerOn()),
+      scope_(options.loop) {}
+
+AhciPort::~AhciPort() = default;
+
+AhciPort::Registers AhciPort::PowerOn() {
+  Registers registers;
+  registers.last_slot = ahci::kSlots - 1;
+  ConnectDevice(registers);
+  return registers;
+}
+
+// §10.4.2: the link comes up and the device sends its signature, at once.
+void AhciPort::ConnectDevice(Registers& registers) {
+  const TaskFile signature = AtapiCdrom::Signature();
+  registers.tfd = uint32_t{signature.error} << 8 | signature.status;
+  registers.sig = ahci::kSignatureAtapi;
+  registers.serr |= ahci::kSerrDiagX;
+  registers.signature_unsent = true;
+}
+
+// ---- Registers, on any thread ----
+
+uint32_t AhciPort::Read(uint32_t offset) const {
+  const MutexLock lock(mutex_);
+  return ReadLocked(offset);
+}
+
+uint32_t AhciPort::ReadLocked(uint32_t offset) const {
+  switch (offset) {
+    case ahci::kPxClb:
+      return static_cast<uint32_t>(registers_.clb);
+    case ahci::kPxClbu:
+      return static_cast<uint32_t>(registers_.clb >> 32);
+    case ahci::kPxFb:
+      return static_cast<uint32_t>(registers_.fb);
+    case ahci::kPxFbu:
+      return static_cast<uint32_t>(registers_.fb >> 32);
+    case ahci::kPxIs:
+      return Status();
+    case ahci::kPxIe:
+      return registers_.ie;
+    case ahci::kPxCmd: {
+      // §3.3.7: no staggered spin-up and no cold presence detection, so both are always on.
+      uint32_t value = registers_.cmd | ahci::kCmdSud | ahci::kCmdPod;
+      if (registers_.receives()) value |= ahci::kCmdFr;
+      if (registers_.started() || running_) value |= ahci::kCmdCr;
+      return value | registers_.ccs << ahci::kCmdCcsShift;
+    }
+    case ahci::kPxTfd:
+      return registers_.tfd;
+    case ahci::kPxSig:
+      return registers_.sig;
+    case ahci::kPxSsts:
+      if (registers_.link_up()) return ahci::kSstsPresent;
+      return (registers_.sctl & ahci::kSctlDetMask) == ahci::kSctlDetOffline ? ahci::kSstsOffline
+                                                                             : ahci::kSstsNothing;
+    case ahci::kPxSctl:
+      return registers_.sctl;
+    case ahci::kPxSerr:
+      return registers_.serr;
+    case ahci::kPxCi:
+      return registers_.ci;
+    default:
+      return 0;  // No native queuing, notifications, port multiplier or device sleep.
+  }
+}
+
+uint32_t AhciPort::Status() const {
+  const bool exchanged = (registers_.serr & ahci::kSerrDiagX) != 0;
+  return registers_.is | (exchanged ? ahci::kIsPcs : 0);
+}
+
+void AhciPort::Write(uint32_t offset, uint32_t value, uint32_t mask) {
+  const uint32_t ones = value & mask;  // For registers that take ones.
+  const MutexLock lock(mutex_);
+  switch (offset) {
+    case ahci::kPxClb:
+    case ahci::kPxFb: {
+      const bool list = offset == ahci::kPxClb;
+      SetLow(list ? &registers_.clb : &registers_.fb,
+             Merge(ReadLocked(offset), value, mask) & (list ? ahci::kClbMask : ahci::kFbMask));
+      break;
+    }
+    case ahci::kPxClbu:
+      SetHigh(&registers_.clb, Merge(ReadLocked(offset), value, mask));
+      break;
+    case ahci::kPxFbu:
+      SetHigh(&registers_.fb, Merge(ReadLocked(offset), value, mask));
+      break;
+    case ahci::kPxIs:
+      registers_.is &= ~ones;
+      break;
+    case ahci::kPxIe:
+      registers_.ie = Merge(registers_.ie, value, mask) & ahci::kIsAll;
+      break;
+    case ahci::kPxCmd:
+      WriteCommand(value, mask);
+      break;
+    case ahci::kPxSctl:
+      WriteSataControl(Merge(registers_.sctl, value, mask) & ahci::kSctlMask);
+      break;
+    case ahci::kPxSerr:
+      registers_.serr &= ~ones;
+      break;
+    case ahci::kPxCi:
+      // §3.3.14: not before the engine runs.
+      if (!registers_.started()) break;
+      registers_.ci |= ones;
+      if (HasWork()) Wake();
+      break;
+    default:
+      break;
+  }
+  UpdatePending();
+}
+
+void AhciPort::WriteCommand(uint32_t value, uint32_t mask) {
+  const bool was_started = registers_.started();
+  const bool received = registers_.receives();
+  registers_.cmd = Merge(registers_.cmd, value, mask) & kCmdStored;
+  if ((value & mask & ahci::kCmdClo) != 0 && !was_started) registers_.tfd &= ~kBusyOrDrq;
+  if (registers_.receives() && !received) PostSignature();
+  if (registers_.started() == was_started) return;
+  // §3.3.7, §5.3.2: what was issued is forgotten, and the search for slots begins anew. The device
+  // is done with whatever it was at: its host I/O keeps CR set, not the task file.
+  registers_.halted = false;
+  registers_.last_slot = ahci::kSlots - 1;
+  registers_.ccs = 0;
+  if (was_started) {
+    registers_.ci = 0;
+    registers_.tfd &= ~kBusyOrDrq;
+    Abandon();
+  }
+}
+
+void AhciPort::WriteSataControl(uint32_t value) {
+  const bool was_up = registers_.link_up();
+  registers_.sctl = value;
+  if (was_up && !registers_.link_up()) {
+    Abandon();
+    registers_.tfd = ahci::kTfdNoDevice;
+    registers_.sig = ahci::kSignatureNone;
+    registers_.signature_unsent = false;
+    registers_.held_in_reset = false;
+    registers_.halted = registers_.started();
+  } else if (!was_up && registers_.link_up()) {
+    ConnectDevice(registers_);
+    reset_drive_ = true;
+    PostSignature();
+    Wake();
+  }
+}
+
+void AhciPort::SetBusMaster(bool allowed) {
+  const MutexLock lock(mutex_);
+  if (allowed == bus_master_) return;
+  bus_master_ = allowed;
+  if (!allowed) {
+    Abandon();
+    return;
+  }
+  PostSignature();
+  if (HasWork()) Wake();
+  UpdatePending();
+}
+
+void AhciPort::ResetByController() {
+  const MutexLock lock(mutex_);
+  Abandon();
+  const uint64_t clb = registers_.clb;
+  const uint64_t fb = registers_.fb;
+  registers_ = PowerOn();
+  registers_.clb = clb;
+  registers_.fb = fb;
+  reset_drive_ = true;
+  Wake();
+  UpdatePending();
+}
+
+void AhciPort::UpdatePending() { set_pending_((Status() & registers_.ie) != 0); }
+
+bool AhciPort::HasWork() const {
+  return registers_.started() && registers_.link_up() && !registers_.halted && registers_.ci != 0 &&
+         bus_master_;
+}
+
+void AhciPort::Wake() {
+  if (std::exchange(posted_, true)) return;
+  loop_.Post([this] {
+    {
+      const MutexLock lock(mutex_);
+      posted_ = false;
+    }
+    Start();
+  });
+}
+
+// ---- Frames ----
+
+// §6.1: nothing is served any more until the guest has cleared and set ST; the command's bit stays
+// in PxCI.
+void AhciPort::Halt(uint32_t is) {
+  registers_.is |= is;
+  registers_.halted = true;
+}
+
+bool AhciPort::PostFis(uint32_t offset, std::span<const uint8_t> fis) {
+  VIREO_DCHECK(bus_master_);
+  if (!registers_.receives()) return true;
+  // `fb` is a multiple of 256: nothing wraps.
+  if (memory_.Write(GuestAddress(registers_.fb + offset), fis).ok()) return true;
+  Halt(ahci::kIsHbfs);
+  return false;
+}
+
+void AhciPort::SetTaskFile(const TaskFile& task_file) {
+  registers_.tfd = uint32_t{task_file.error} << 8 | task_file.status;
+}
+
+bool AhciPort::PostRegisters(const TaskFile& task_file, uint8_t flags) {
+  D2hFis fis = {};
+  fis.type = ahci::kFisTypeD2h;
+  fis.flags = flags;
+  fis.status = task_file.status;
+  fis.error = task_file.error;
+  std::copy_n(task_file.lba, 3, fis.lba);
+  fis.device = task_file.device;
+  fis.count = task_file.count;
+  SetTaskFile(task_file);
+  if (!PostFis(ahci::kFisD2h, BytesOf(fis))) return false;
+  if ((flags & ahci::kFisInterrupt) != 0) registers_.is |= ahci::kIsDhrs;
+  return true;
+}
+
+bool AhciPort::PostPioSetup(const TaskFile& task_file, uint64_t bytes) {
+  PioSetupFis fis = {};
+  fis.type = ahci::kFisTypePioSetup;
+  fis.flags = ahci::kFisInterrupt | ahci::kFisToHost;
+  fis.status = task_file.status | ata::kStatusDrq;
+  std::copy_n(task_file.lba, 3, fis.lba);
+  fis.device = task_file.device;
+  fis.count = task_file.count;
+  fis.end_status = task_file.status;
+  fis.transfer_count = static_cast<uint16_t>(std::min<uint64_t>(bytes, 0xffff));
+  SetTaskFile(task_file);
+  if (!PostFis(ahci::kFisPioSetup, BytesOf(fis))) return false;
+  registers_.is |= ahci::kIsPss;
+  return true;
+}
+
+// §5.3.2.2: the signature of a device that came before the guest could receive it follows when it
+// can. Its I bit is clear (Serial ATA 3.0 §11.3, §11.4).
+void AhciPort::PostSignature() {
+  if (!registers_.signature_unsent || !registers_.receives() || !bus_master_ ||
+      !registers_.link_up()) {
+    return;
+  }
+  registers_.signature_unsent = false;
+  PostRegisters(AtapiCdrom::Signature(), 0);
+}
+
+// ---- The engine ----
+
+void AhciPort::Start() {
+  if (serving_ || stopping()) return;
+  serving_ = true;
+  scope_.Spawn(Serve());
+}
+
+Task<void> AhciPort::Serve() {
+  while (!stopping()) {
+    ApplyDriveReset();
+    std::optional<Command> command;
+    const Fetched fetched = Fetch(&command);
+    if (fetched == Fetched::kNothing) break;
+    if (command.has_value()) co_await Run(*std::move(command));
+    co_await loop_.Yield();
+  }
+  serving_ = false;
+  stopped_.Set();
+}
+
+void AhciPort::ApplyDriveReset() {
+  bool reset = false;
+  {
+    const MutexLock lock(mutex_);
+    reset = std::exchange(reset_drive_, false);
+  }
+  if (reset) drive_->HardReset();
+}
+
+AhciPort::Fetched AhciPort::Fetch(std::optional<Command>* command) {
+  const MutexLock lock(mutex_);
+  if (!HasWork()) return Fetched::kNothing;
+  const uint32_t slot = NextSlot(registers_.ci, registers_.last_slot);
+  registers_.last_slot = slot;
+  registers_.ccs = slot;
+  const Fetched fetched = FetchSlot(slot, command);
+  UpdatePending();
+  return fetched;
+}
+
+AhciPort::Fetched AhciPort::FetchSlot(uint32_t slot, std::optional<Command>* command) {
+  const GuestAddress header_at(registers_.clb + slot * sizeof(CommandHeader));
+  const absl::StatusOr<CommandHeader> header = memory_.ReadObject<CommandHeader>(header_at);
+  if (!header.ok()) {
+    Halt(ahci::kIsHbfs);
+    return Fetched::kDone;
+  }
+  const uint16_t flags = header->flags;
+  const GuestAddress table(header->ctba & ahci::kCtbaMask);
+  const absl::StatusOr<H2dFis> fis = memory_.ReadObject<H2dFis>(table);
+  const std::optional<GuestAddress> acmd = table.Plus(ahci::kTableAcmd);
+  const std::optional<GuestAddress> prdt = table.Plus(ahci::kTablePrdt);
+  if (!fis.ok() || !acmd.has_value() || !prdt.has_value()) {
+    Halt(ahci::kIsHbfs);
+    return Fetched::kDone;
+  }
+  // What is no register frame, the device does not acknowledge.
+  if ((flags & ahci::kHeaderCflMask) < kCfisDwords || fis->type != ahci::kFisTypeH2d) {
+    Halt(ahci::kIsIfs);
+    return Fetched::kDone;
+  }
+  if ((fis->flags & ahci::kFisCommand) == 0) return Control(slot, *fis, flags);
+  if (registers_.held_in_reset) {
+    registers_.halted = true;  // It answers nothing.
+    return Fetched::kDone;
+  }
+  AtaCommand ata = {.command = fis->command,
+                    .features = fis->features,
+                    .count = fis->count,
+                    .lba = {fis->lba[0], fis->lba[1], fis->lba[2]},
+                    .device = fis->device};
+  if ((flags & ahci::kHeaderAtapi) != 0) {
+    const absl::StatusOr<mmc::Packet> packet = memory_.ReadObject<mmc::Packet>(*acmd);
+    if (!packet.ok()) {
+      Halt(ahci::kIsHbfs);
+      return Fetched::kDone;
+    }
+    ata.packet = *packet;
+  }
+  registers_.tfd |= ata::kStatusBusy;
+  running_ = true;
+  command->emplace(Command{.generation = generation_,
+                           .slot = slot,
+                           .header = header_at,
+                           .ata = ata,
+                           .table = ahci::PrdTable(memory_, *prdt, header->prdtl)});
+  return Fetched::kCommand;
+}
+
+// §10.4.1: a software reset is two frames, the second of which the device answers with its
+// signature.
+AhciPort::Fetched AhciPort::Control(uint32_t slot, const H2dFis& fis, uint16_t flags) {
+  const bool held = (fis.control & ahci::kControlSrst) != 0;
+  registers_.ci &= ~(uint32_t{1} << slot);
+  if (held) {
+    registers_.held_in_reset = true;
+    registers_.tfd |= ata::kStatusBusy;
+    if ((flags & ahci::kHeaderClearBusy) != 0) registers_.tfd &= ~kBusyOrDrq;
+  } else if (registers_.held_in_reset) {
+    registers_.held_in_reset = false;
+    drive_->SoftReset();
+    SetTaskFile(AtapiCdrom::Signature());
+    registers_.signature_unsent = true;
+    PostSignature();
+  }
+  return Fetched::kDone;
+}
+
+Task<void> AhciPort::Run(Command command) {
+  const AsyncMutex::Guard guard = co_await drive_->Hold();
+  AtaResult result = co_await drive_->Execute(command.ata);
+  Delivery delivery = Deliver(command, result.data);
+  mmc::ReadBlocks left = result.blocks;
+  while (left.count != 0 && delivery == Delivery::kGoOn) {
+    // A long read is not waited for: it begins anew when the device goes on.
+    if (stopping()) {
+      PutBack(command);
+      co_return;
+    }
+    const absl::StatusOr<std::span<const uint8_t>> bytes =
+        co_await drive_->Read(left.first, left.count);
+    if (!bytes.ok()) {
+      result = drive_->FailRead();
+      break;
+    }
+    delivery = Deliver(command, *bytes);
+    const uint32_t blocks = static_cast<uint32_t>(bytes->size() / mmc::kBlockBytes);
+    left.first += blocks;
+    left.count -= blocks;
+  }
+  Finish(command, result);
+}
+
+// Nothing of an abandoned command gets past here.
+AhciPort::Delivery AhciPort::Deliver(Command& command, std::span<const uint8_t> bytes) {
+  const MutexLock lock(mutex_);
+  if (command.generation != generation_) return Delivery::kOver;
+  const ahci::PrdTable::Outcome outcome = command.table.Write(bytes);
+  if (command.table.TakeInterrupt()) registers_.is |= ahci::kIsDps;
+  Delivery delivery = Delivery::kGoOn;
+  if (outcome == ahci::PrdTable::Outcome::kFull) {
+    // §6.1.5: the rest of the data is thrown away.
+    registers_.is |= ahci::kIsOfs;
+    delivery = Delivery::kFull;
+  } else if (outcome == ahci::PrdTable::Outcome::kFault) {
+    Halt(ahci::kIsHbfs);
+    Abandon();  // This command's own end.
+    delivery = Delivery::kOver;
+  }
+  UpdatePending();
+  return delivery;
+}
+
+void AhciPort::PutBack(const Command& command) {
+  const MutexLock lock(mutex_);
+  running_ = false;
+  if (command.generation != generation_) return;
+  registers_.last_slot = (command.slot + ahci::kSlots - 1) % ahci::kSlots;
+}
+
+void AhciPort::Finish(Command& command, const AtaResult& result) {
+  const MutexLock lock(mutex_);
+  running_ = false;
+  if (command.generation != generation_) return;
+  FinishLocked(command, result);
+  UpdatePending();
+}
+
+void AhciPort::FinishLocked(Command& command, const AtaResult& result) {
+  const Le32 prdbc = static_cast<uint32_t>(command.table.written());
+  const GuestAddress prdbc_at(command.header.value() + ahci::kHeaderPrdbc);
+  if (!memory_.WriteObject(prdbc_at, prdbc).ok()) {
+    Halt(ahci::kIsHbfs);
+    return;
+  }
+  const TaskFile& task_file = result.task_file;
+  if (task_file.failed()) {
+    // DHRS as well: there is firmware (SeaBIOS 1.16.2) that waits for nothing else.
+    if (PostRegisters(task_file, ahci::kFisInterrupt)) Halt(ahci::kIsTfes);
+    return;
+  }
+  switch (result.protocol) {
+    case AtaResult::Protocol::kPioIn:
+      if (!PostPioSetup(task_file, command.table.written())) return;
+      break;
+    case AtaResult::Protocol::kPacketPio: {
+      TaskFile data = task_file;
+      data.count = ata::kReasonToHost;
+      if (!PostPioSetup(data, command.table.written())) return;
+      if (!PostRegisters(task_file, ahci::kFisInterrupt)) return;
+      break;
+    }
+    case AtaResult::Protocol::kNoData:
+    case AtaResult::Protocol::kPacketDma:
+      if (!PostRegisters(task_file, ahci::kFisInterrupt)) return;
+      break;
+  }
+  registers_.ci &= ~(uint32_t{1} << command.slot);
+}
+
+// ---- Lifecycle ----
+
+void AhciPort::BeginQuiet() { quiet_ = true; }
+
+Task<void> AhciPort::WaitUntilStopped() {
+  drive_->SetHurry(true);
+  while (stopping()) {
+    bool posted = false;
+    {
+      const MutexLock lock(mutex_);
+      posted = posted_;
+    }
+    if (serving_) {
+      stopped_.Reset();
+      co_await stopped_.Wait();
+    } else if (posted) {
+      co_await loop_.Yield();
+    } else {
+      ApplyDriveReset();
+      break;
+    }
+  }
+  drive_->SetHurry(false);
+}
+
+Task<void> AhciPort::Quiesce() { return WaitUntilStopped(); }
+
+void AhciPort::Resume() {
+  quiet_ = false;
+  stopped_.Set();
+  Start();
+}
+
+Task<void> AhciPort::Reset() {
+  resetting_ = true;
+  co_await WaitUntilStopped();
+  {
+    const MutexLock lock(mutex_);
+    Abandon();
+    registers_ = PowerOn();
+    bus_master_ = false;
+    UpdatePending();
+  }
+  drive_->HardReset();
+  resetting_ = false;
+  Start();
+}
+
+void AhciPort::Save(StateWriter& writer) const {
+  {
+    const MutexLock lock(mutex_);
+    VIREO_CHECK(!running_, "a quiet port runs no command");
+    writer.U64(registers_.clb);
+    writer.U64(registers_.fb);
+    for (const uint32_t value :
+         {registers_.is, registers_.ie, registers_.cmd, registers_.ccs, registers_.tfd,
+          registers_.sig, registers_.sctl, registers_.serr, registers_.ci, registers_.last_slot}) {
+      writer.U32(value);
+    }
+    writer.Bool(registers_.halted);
+    writer.Bool(registers_.held_in_reset);
+    writer.Bool(registers_.signature_unsent);
+  }
+  drive_->Save(writer);
+}
+
+absl::Status AhciPort::Restore(StateReader& reader) {
+  Registers registers;
+  registers.clb = reader.U64();
+  registers.fb = reader.U64();
+  for (uint32_t* const value :
+       {&registers.is, &registers.ie, &registers.cmd, &registers.ccs, &registers.tfd,
+        &registers.sig, &registers.sctl, &registers.serr, &registers.ci, &registers.last_slot}) {
+    *value = reader.U32();
+  }
+  registers.halted = reader.Bool();
+  registers.held_in_reset = reader.Bool();
+  registers.signature_unsent = reader.Bool();
+  if ((registers.clb & ~uint64_t{ahci::kClbMask} & 0xffffffff) != 0 ||
+      (registers.fb & ~uint64_t{ahci::kFbMask} & 0xffffffff) != 0) {
+    reader.Fail("a list of an AHCI port is not aligned");
+  }
+  if ((registers.is & ~kIsStored) != 0 || (registers.ie & ~ahci::kIsAll) != 0 ||
+      (registers.cmd & ~kCmdStored) != 0 || (registers.tfd & ~uint32_t{0xffff}) != 0 ||
+      (registers.sctl & ~ahci::kSctlMask) != 0 || (registers.serr & ~ahci::kSerrDiagX) != 0) {
+    reader.Fail("a register of an AHCI port has bits that there are not");
+  }
+  if (registers.ccs >= ahci::kSlots || registers.last_slot >= ahci::kSlots) {
+    reader.Fail("an AHCI port serves a slot that there is not");
+  }
+  if (registers.ci != 0 && !registers.started()) {
+    reader.Fail("an AHCI port that is stopped has commands");
+  }
+  RETURN_IF_ERROR(reader.status());
+  RETURN_IF_ERROR(drive_->Restore(reader));
+  const MutexLock lock(mutex_);
+  Abandon();
+  registers_ = registers;
+  reset_drive_ = false;
+  UpdatePending();
+  return absl::OkStatus();
+}
+
+}  // namespace vireo
