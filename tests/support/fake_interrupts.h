@@ -45,9 +45,9 @@ class FakeInterruptLine final : public InterruptLine {
 
 class FakeMsiSink final : public MsiSink {
  public:
-  explicit FakeMsiSink(uint16_t vectors) : states_(vectors) {}
+  explicit FakeMsiSink(uint16_t vectors) : vectors_(vectors), states_(vectors) {}
 
-  uint16_t vectors() const override { return static_cast<uint16_t>(states_.size()); }
+  uint16_t vectors() const override { return vectors_; }
   absl::Status Program(uint16_t vector, const MsiMessage& message) override {
     const MutexLock lock(mutex_);
     State& state = states_.at(vector);
@@ -99,6 +99,7 @@ class FakeMsiSink final : public MsiSink {
     int signals = 0;
   };
 
+  const uint16_t vectors_;
   mutable Mutex mutex_;
   std::vector<State> states_ ABSL_GUARDED_BY(mutex_);
   int programs_ ABSL_GUARDED_BY(mutex_) = 0;
