@@ -21,6 +21,8 @@ using ahci::PioSetupFis;
 constexpr uint32_t kCmdStored = ahci::kCmdSt | ahci::kCmdFre | ahci::kCmdAtapi;
 constexpr uint32_t kIsStored = ahci::kIsAll & ~ahci::kIsPcs;
 constexpr uint32_t kBusyOrDrq = ata::kStatusBusy | ata::kStatusDrq;
+// ATA8-ACS §7.24: most that a PIO setup announces; a device would send more of them for more data.
+constexpr uint64_t kMostOfPioSetup = 0xfffe;
 constexpr int kCfisDwords = sizeof(H2dFis) / 4;
 
 uint32_t Merge(uint32_t before, uint32_t value, uint32_t mask) {
@@ -305,7 +307,7 @@ bool AhciPort::PostPioSetup(const TaskFile& task_file, uint64_t bytes) {
   fis.device = task_file.device;
   fis.count = task_file.count;
   fis.end_status = task_file.status;
-  fis.transfer_count = static_cast<uint16_t>(std::min<uint64_t>(bytes, 0xffff));
+  fis.transfer_count = static_cast<uint16_t>(std::min<uint64_t>(bytes, kMostOfPioSetup));
   SetTaskFile(task_file);
   if (!PostFis(ahci::kFisPioSetup, BytesOf(fis))) return false;
   registers_.is |= ahci::kIsPss;
@@ -326,6 +328,7 @@ void AhciPort::PostSignature() {
 // ---- The engine ----
 
 void AhciPort::Start() {
+  VIREO_DCHECK(loop_.IsCurrent());
   if (serving_ || stopping()) return;
   serving_ = true;
   scope_.Spawn(Serve());
@@ -510,8 +513,12 @@ void AhciPort::FinishLocked(Command& command, const AtaResult& result) {
       if (!PostPioSetup(task_file, command.table.written())) return;
       break;
     case AtaResult::Protocol::kPacketPio: {
+      // Its registers say how much of it there is.
+      const uint64_t bytes = std::min(command.table.written(), kMostOfPioSetup);
       TaskFile data = task_file;
       data.count = ata::kReasonToHost;
+      data.lba[1] = static_cast<uint8_t>(bytes);
+      data.lba[2] = static_cast<uint8_t>(bytes >> 8);
       if (!PostPioSetup(data, command.table.written())) return;
       if (!PostRegisters(task_file, ahci::kFisInterrupt)) return;
       break;
@@ -526,9 +533,13 @@ void AhciPort::FinishLocked(Command& command, const AtaResult& result) {
 
 // ---- Lifecycle ----
 
-void AhciPort::BeginQuiet() { quiet_ = true; }
+void AhciPort::BeginQuiet() {
+  VIREO_DCHECK(loop_.IsCurrent());
+  quiet_ = true;
+}
 
 Task<void> AhciPort::WaitUntilStopped() {
+  VIREO_DCHECK(loop_.IsCurrent());
   drive_->SetHurry(true);
   while (stopping()) {
     bool posted = false;

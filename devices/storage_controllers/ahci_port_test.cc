@@ -242,6 +242,7 @@ TEST(AhciPortTest, APacketByPioHasItsSetupToo) {
   const auto setup = f.driver().ReceivedFis<PioSetupFis>(ahci::kFisPioSetup);
   EXPECT_EQ(setup.transfer_count, 36);
   EXPECT_EQ(setup.count, ata::kReasonToHost);
+  EXPECT_THAT(setup.lba, ElementsAre(0, 36, 0));
   EXPECT_EQ(f.Received().count, 3);
 }
 
@@ -306,6 +307,15 @@ TEST(AhciPortTest, EverySlotServes) {
   for (uint32_t slot = 0; slot < ahci::kSlots; ++slot) {
     EXPECT_EQ(f.guest.ReadObject<ahci::CommandHeader>(f.driver().header(slot)).prdbc, 36u);
   }
+}
+
+TEST(AhciPortTest, HoweverOftenItIsIssuedACommandRunsOnce) {
+  ReadyFixture f;
+  f.driver().Prepare(f.ReadCommand(3, 1));
+  for (int i = 0; i < 1000; ++i) f.driver().Issue(1);
+  f.loop->RunUntilIdle();
+  EXPECT_EQ(f.driver().Read(ahci::kPxCi), 0u);
+  EXPECT_EQ(f.host.memory_of(0).requests(), 1u);
 }
 
 TEST(AhciPortTest, CommandsAreNotTakenByAnEngineThatStands) {
