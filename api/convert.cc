@@ -195,6 +195,10 @@ absl::StatusOr<DiskConfig> DiskFromProto(const v1::Disk& message, const std::str
                                             field + ".on_stall"));
   if (message.has_stall_seconds()) disk.stall_seconds = message.stall_seconds();
   disk.legacy = message.legacy();
+  if (message.has_boot_index()) {
+    ASSIGN_OR_RETURN(disk.boot_index,
+                     Narrowed<uint16_t>(message.boot_index(), field + ".boot_index"));
+  }
   return disk;
 }
 
@@ -230,7 +234,8 @@ absl::StatusOr<ConsoleConfig> ConsoleFromProto(const v1::Console& message) {
   return console;
 }
 
-absl::StatusOr<uint32_t> ShutdownTimeoutFromProto(const google::protobuf::Duration& duration) {
+absl::StatusOr<uint32_t> MillisecondsFromProto(const google::protobuf::Duration& duration,
+                                               absl::string_view field) {
   constexpr int64_t kMaxMs = std::numeric_limits<uint32_t>::max();
   constexpr int32_t kNanosPerMs = 1'000'000;
   // Checked before any arithmetic: both fields may hold anything.
@@ -239,11 +244,25 @@ absl::StatusOr<uint32_t> ShutdownTimeoutFromProto(const google::protobuf::Durati
   const int64_t ms = in_range ? duration.seconds() * 1000 + duration.nanos() / kNanosPerMs : -1;
   if (ms < 0 || ms > kMaxMs || duration.nanos() % kNanosPerMs != 0) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("shutdown_timeout: %d s and %d ns; whole milliseconds from 0 to %d s are "
-                        "possible",
+        absl::StrFormat("%s: %d s and %d ns; whole milliseconds from 0 to %d s are possible", field,
                         duration.seconds(), duration.nanos(), kMaxMs / 1000));
   }
   return static_cast<uint32_t>(ms);
+}
+
+absl::StatusOr<BootConfig> BootFromProto(const v1::Boot& message) {
+  BootConfig boot = {.kernel = message.kernel(),
+                     .initrd = message.initrd(),
+                     .cmdline = message.cmdline(),
+                     .firmware = message.firmware(),
+                     .menu_ms = 0,
+                     .retry_ms = std::nullopt,
+                     .firmware_log = message.firmware_log()};
+  ASSIGN_OR_RETURN(boot.menu_ms, MillisecondsFromProto(message.menu(), "boot.menu"));
+  if (message.has_retry()) {
+    ASSIGN_OR_RETURN(boot.retry_ms, MillisecondsFromProto(message.retry(), "boot.retry"));
+  }
+  return boot;
 }
 
 v1::Device* DeviceToProto(const DeviceDescription& device, v1::Device* message) {
@@ -263,9 +282,7 @@ absl::StatusOr<VmConfig> ConfigFromProto(const v1::VmConfig& message) {
   if (!message.machine().empty()) config.machine = message.machine();
   config.cpus = CpusFromProto(message.cpus());
   ASSIGN_OR_RETURN(config.memory, MemoryFromProto(message.memory()));
-  config.boot = {.kernel = message.boot().kernel(),
-                 .initrd = message.boot().initrd(),
-                 .cmdline = message.boot().cmdline()};
+  ASSIGN_OR_RETURN(config.boot, BootFromProto(message.boot()));
   for (int i = 0; i < message.disks_size(); ++i) {
     ASSIGN_OR_RETURN(DiskConfig disk,
                      DiskFromProto(message.disks(i), absl::StrFormat("disks[%d]", i)));
@@ -276,6 +293,11 @@ absl::StatusOr<VmConfig> ConfigFromProto(const v1::VmConfig& message) {
     config.nics.push_back(std::move(nic));
   }
   ASSIGN_OR_RETURN(config.console, ConsoleFromProto(message.console()));
+  config.smbios = {.vendor = message.smbios().vendor(),
+                   .product = message.smbios().product(),
+                   .version = message.smbios().version(),
+                   .serial = message.smbios().serial(),
+                   .asset_tag = message.smbios().asset_tag()};
   if (message.rng().has_enabled()) config.rng = message.rng().enabled();
   ASSIGN_OR_RETURN(config.on_crash,
                    FromProto(kOnCrash, message.on_crash(), OnCrash::kReset, "on_crash"));
@@ -283,7 +305,7 @@ absl::StatusOr<VmConfig> ConfigFromProto(const v1::VmConfig& message) {
                                     message.allowed_directories().end());
   if (message.has_shutdown_timeout()) {
     ASSIGN_OR_RETURN(config.shutdown_timeout_ms,
-                     ShutdownTimeoutFromProto(message.shutdown_timeout()));
+                     MillisecondsFromProto(message.shutdown_timeout(), "shutdown_timeout"));
   }
   return config;
 }
@@ -307,6 +329,14 @@ v1::VmConfig ConfigToProto(const VmConfig& config) {
   boot.set_kernel(Utf8(config.boot.kernel));
   boot.set_initrd(Utf8(config.boot.initrd));
   boot.set_cmdline(Utf8(config.boot.cmdline));
+  boot.set_firmware(Utf8(config.boot.firmware));
+  if (config.boot.menu_ms != 0) {
+    *boot.mutable_menu() = TimeUtil::MillisecondsToDuration(config.boot.menu_ms);
+  }
+  if (config.boot.retry_ms) {
+    *boot.mutable_retry() = TimeUtil::MillisecondsToDuration(*config.boot.retry_ms);
+  }
+  boot.set_firmware_log(Utf8(config.boot.firmware_log));
   for (const DiskConfig& disk : config.disks) {
     v1::Disk& to = *message.add_disks();
     to.set_id(Utf8(disk.id));
@@ -326,6 +356,7 @@ v1::VmConfig ConfigToProto(const VmConfig& config) {
     to.set_on_stall(ToProto(kOnDiskStalls, disk.on_stall, v1::ON_DISK_STALL_UNSPECIFIED));
     to.set_stall_seconds(disk.stall_seconds);
     to.set_legacy(disk.legacy);
+    if (disk.boot_index) to.set_boot_index(*disk.boot_index);
   }
   for (const NicConfig& nic : config.nics) {
     v1::Nic& to = *message.add_nics();
@@ -344,6 +375,14 @@ v1::VmConfig ConfigToProto(const VmConfig& config) {
   console.set_mode(ToProto(kConsoleModes, config.console.mode, v1::Console::MODE_UNSPECIFIED));
   console.set_path(Utf8(config.console.path));
   console.set_history_bytes(config.console.history_bytes);
+  if (config.smbios != SmbiosConfig()) {
+    v1::Smbios& smbios = *message.mutable_smbios();
+    smbios.set_vendor(Utf8(config.smbios.vendor));
+    smbios.set_product(Utf8(config.smbios.product));
+    smbios.set_version(Utf8(config.smbios.version));
+    smbios.set_serial(Utf8(config.smbios.serial));
+    smbios.set_asset_tag(Utf8(config.smbios.asset_tag));
+  }
   message.mutable_rng()->set_enabled(config.rng);
   message.set_on_crash(ToProto(kOnCrash, config.on_crash, v1::ON_CRASH_UNSPECIFIED));
   for (const std::string& path : config.allowed_directories) {

@@ -29,7 +29,15 @@ constexpr char kFull[] = R"pb(
     remove_features: "rdseed"
   }
   memory { size_bytes: 2147483648 max_bytes: 8589934592 backing: SHARED }
-  boot { kernel: "vmlinuz" initrd: "initrd.img" cmdline: "console=ttyS0" }
+  boot {
+    kernel: "vmlinuz"
+    initrd: "initrd.img"
+    cmdline: "console=ttyS0"
+    firmware: "bios"
+    menu { seconds: 5 }
+    retry { nanos: 250000000 }
+    firmware_log: "bios.log"
+  }
   disks {
     id: "root"
     path: "root.qcow2"
@@ -56,6 +64,7 @@ constexpr char kFull[] = R"pb(
     on_stall: PAUSE_WHILE_STALLED
     stall_seconds: 7
     legacy: true
+    boot_index: 300
   }
   disks { path: "fd:5" format: RAW }
   nics {
@@ -76,6 +85,7 @@ constexpr char kFull[] = R"pb(
   allowed_directories: "/srv"
   allowed_directories: "/images"
   shutdown_timeout { seconds: 12 nanos: 345000000 }
+  smbios { vendor: "v" product: "p" version: "1" serial: "s" asset_tag: "a" }
 )pb";
 
 v1::VmConfig Message(const std::string& text) {
@@ -100,7 +110,16 @@ TEST(Convert, ConfigReachesEveryField) {
   EXPECT_EQ(config->boot.kernel, "vmlinuz");
   EXPECT_EQ(config->boot.initrd, "initrd.img");
   EXPECT_EQ(config->boot.cmdline, "console=ttyS0");
+  EXPECT_EQ(config->boot.firmware, "bios");
+  EXPECT_EQ(config->boot.menu_ms, 5000u);
+  EXPECT_EQ(config->boot.retry_ms, 250u);
+  EXPECT_EQ(config->boot.firmware_log, "bios.log");
+  EXPECT_EQ(config->smbios,
+            (SmbiosConfig{
+                .vendor = "v", .product = "p", .version = "1", .serial = "s", .asset_tag = "a"}));
   ASSERT_EQ(config->disks.size(), 2u);
+  EXPECT_EQ(config->disks[0].boot_index, 300);
+  EXPECT_EQ(config->disks[1].boot_index, std::nullopt);
   EXPECT_EQ(config->disks[0].path, "root.qcow2");
   EXPECT_EQ(config->disks[0].format, DiskFormat::kQcow2);
   EXPECT_TRUE(config->disks[0].read_only);
@@ -155,6 +174,8 @@ TEST(Convert, ConfigGoesThereAndBack) {
   EXPECT_EQ(once.name(), "web1");
   EXPECT_TRUE(MessageDifferencer::Equals(once.cpus(), Message(kFull).cpus()));
   EXPECT_TRUE(MessageDifferencer::Equals(once.memory(), Message(kFull).memory()));
+  EXPECT_TRUE(MessageDifferencer::Equals(once.boot(), Message(kFull).boot()));
+  EXPECT_TRUE(MessageDifferencer::Equals(once.smbios(), Message(kFull).smbios()));
   EXPECT_TRUE(MessageDifferencer::Equals(once.disks(0), Message(kFull).disks(0)));
   EXPECT_TRUE(MessageDifferencer::Equals(once.nics(0), Message(kFull).nics(0)));
   EXPECT_TRUE(MessageDifferencer::Equals(once.console(), Message(kFull).console()));
@@ -195,6 +216,9 @@ INSTANTIATE_TEST_SUITE_P(
     Convert, BadMessageTest,
     testing::ValuesIn<BadMessage>(
         {{"DiskSlot", "disks {} disks { slot: 256 }", "disks[1].slot: 256 is too big; at most 255"},
+         {"BootIndex", "disks { boot_index: 65536 }", "disks[0].boot_index: 65536 is too big"},
+         {"FineMenu", "boot { menu { nanos: 1 } }", "boot.menu: 0 s and 1 ns"},
+         {"NegativeRetry", "boot { retry { seconds: -1 } }", "boot.retry: -1 s"},
          {"NicSlot", "nics { slot: 999 }", "nics[0].slot: 999 is too big"},
          {"Mtu", "nics { mtu: 65536 }", "nics[0].mtu: 65536 is too big; at most 65535"},
          {"Mac", "nics {} nics { mac: \"02:00\" }", "nics[1].mac: \"02:00\" is not six bytes"},

@@ -94,7 +94,11 @@ std::string DescriptionTable(const v1::VmDescription& vm) {
     rows.push_back(
         {"memory", absl::StrCat(HumanBytes(config.memory().size_bytes()), ", ",
                                 Words(v1::Memory::Backing_Name(config.memory().backing())))});
-    rows.push_back({"kernel", config.boot().kernel()});
+    if (!config.boot().firmware().empty()) {
+      rows.push_back({"firmware", config.boot().firmware()});
+    } else {
+      rows.push_back({"kernel", config.boot().kernel()});
+    }
     if (!config.boot().initrd().empty()) rows.push_back({"initrd", config.boot().initrd()});
     if (!config.boot().cmdline().empty()) rows.push_back({"cmdline", config.boot().cmdline()});
     rows.push_back({"on crash", Words(v1::OnCrash_Name(config.on_crash()))});

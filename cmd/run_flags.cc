@@ -24,7 +24,8 @@ using Kind = FlagSpec::Kind;
 constexpr char kHelp[] =
     R"(Vireo: one virtual machine per process, straight on /dev/kvm.
 
-usage: vireo run --kernel FILE [flags]     make a machine and start it
+usage: vireo run --kernel FILE [flags]     make a machine and start it in a kernel
+       vireo run --firmware bios [flags]   the same, and boot a disk
        vireo run --config FILE [flags]     the same, described in a file
        vireo serve --api ADDRESS [flags]   wait for Create and Boot over the API
        vireo --help | --version
@@ -33,6 +34,13 @@ The machine (values may carry K, M, G, T; a comma within a value is written twic
   --kernel FILE          bzImage, or an uncompressed ELF kernel with a PVH entry
   --initrd FILE
   --cmdline TEXT         the kernel's command line
+  --firmware bios|FILE   instead of a kernel: Debian's SeaBIOS, or the image of another firmware
+  --boot KEY=VALUE,...   how the firmware boots
+      menu=TIME            offer its boot menu so long: 500ms, 5s (default: not at all)
+      retry=TIME|off       try again when nothing could be booted (default: as the firmware likes)
+  --firmware-log FILE    append the firmware's debugging output
+  --smbios KEY=VALUE,... what the guest reads of its machine, with firmware: vendor=, product=,
+                         version=, serial=, asset-tag=, at most 64 characters each
   --cpus N[,max=M][,model=MODEL]
                          vCPUs at boot, 1 to 64 (default 1); the most there may ever be
   --cpu MODEL[,+FEATURE][,-FEATURE]...
@@ -46,6 +54,7 @@ The machine (values may carry K, M, G, T; a comma within a value is written twic
       direct=on|off        O_DIRECT instead of the page cache; default off
       write-cache=on|off   off: each write is durable before it is reported; default on
       serial=TEXT          at most 20 bytes; default: the id
+      bootindex=N          firmware tries lower ones first (default: the order of the flags)
       id=NAME              default disk0, disk1, ...
       slot=N               PCI slot 1 to 30; default: the next free one
       loop=NAME            the io loop that serves it; default: the common one
@@ -107,6 +116,10 @@ const std::vector<FlagSpec>& MachineFlags() {
   static const auto& specs = *new std::vector<FlagSpec>{{"--kernel"},
                                                         {"--initrd"},
                                                         {"--cmdline"},
+                                                        {"--firmware"},
+                                                        {"--boot"},
+                                                        {"--firmware-log"},
+                                                        {"--smbios"},
                                                         {"--cpus"},
                                                         {"--cpu"},
                                                         {"--memory"},
@@ -218,9 +231,9 @@ absl::Status TakeErrorPolicy(const Values& values, const std::string& key, OnDis
 absl::StatusOr<DiskConfig> ParseDisk(const std::string& text) {
   const std::vector<std::string> limits = ThrottleKeys("throttle.");
   std::vector<absl::string_view> known = {
-      "path",  "format",      "readonly", "direct",        "write-cache", "serial",
-      "id",    "slot",        "loop",     "key-file",      "rerror",      "werror",
-      "stall", "stall-after", "legacy",   "throttle.group"};
+      "path",  "format",      "readonly", "direct",         "write-cache", "serial",
+      "id",    "slot",        "loop",     "key-file",       "rerror",      "werror",
+      "stall", "stall-after", "legacy",   "throttle.group", "bootindex"};
   known.insert(known.end(), limits.begin(), limits.end());
   ASSIGN_OR_RETURN(const Values values, ParseKeyValues(text, known));
   DiskConfig disk;
@@ -247,6 +260,7 @@ absl::StatusOr<DiskConfig> ParseDisk(const std::string& text) {
   RETURN_IF_ERROR(TakeSwitch(values, "write-cache", &disk.write_cache));
   RETURN_IF_ERROR(TakeSwitch(values, "legacy", &disk.legacy));
   RETURN_IF_ERROR(TakeNumber<uint8_t>(values, "slot", UINT8_MAX, &disk.slot));
+  RETURN_IF_ERROR(TakeNumber<uint16_t>(values, "bootindex", UINT16_MAX, &disk.boot_index));
   if (disk.path.empty()) return absl::InvalidArgumentError("path= is missing");
   if (disk.format == DiskFormat::kUnspecified) {
     return absl::InvalidArgumentError(
@@ -255,6 +269,34 @@ absl::StatusOr<DiskConfig> ParseDisk(const std::string& text) {
                      "never guessed)"));
   }
   return disk;
+}
+
+absl::StatusOr<uint32_t> ParseMilliseconds(const std::string& text) {
+  ASSIGN_OR_RETURN(const absl::Duration limit, ParseTimeLimit(text));
+  if (limit > absl::Milliseconds(UINT32_MAX)) {
+    return absl::InvalidArgumentError("too long; at most 49 days are possible");
+  }
+  return static_cast<uint32_t>(absl::ToInt64Milliseconds(limit));
+}
+
+absl::Status ParseBoot(const std::string& text, VmConfig* config) {
+  ASSIGN_OR_RETURN(const Values values, ParseKeyValues(text, {"menu", "retry"}));
+  RETURN_IF_ERROR(TakeParsed(values, "menu", &config->boot.menu_ms, ParseMilliseconds));
+  return TakeParsed(values, "retry", &config->boot.retry_ms,
+                    [](const std::string& value) -> absl::StatusOr<uint32_t> {
+                      return value == "off" ? uint32_t{0} : ParseMilliseconds(value);
+                    });
+}
+
+absl::Status ParseSmbios(const std::string& text, VmConfig* config) {
+  ASSIGN_OR_RETURN(const Values values,
+                   ParseKeyValues(text, {"vendor", "product", "version", "serial", "asset-tag"}));
+  Take(values, "vendor", &config->smbios.vendor);
+  Take(values, "product", &config->smbios.product);
+  Take(values, "version", &config->smbios.version);
+  Take(values, "serial", &config->smbios.serial);
+  Take(values, "asset-tag", &config->smbios.asset_tag);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<NicConfig> ParseNet(const std::string& text) {
@@ -305,6 +347,14 @@ absl::Status ApplyMachineFlag(const ScannedFlag& flag, VmConfig* config) {
     config->boot.initrd = value;
   } else if (flag.name == "--cmdline") {
     config->boot.cmdline = value;
+  } else if (flag.name == "--firmware") {
+    config->boot.firmware = value;
+  } else if (flag.name == "--boot") {
+    return ParseBoot(value, config);
+  } else if (flag.name == "--firmware-log") {
+    config->boot.firmware_log = value;
+  } else if (flag.name == "--smbios") {
+    return ParseSmbios(value, config);
   } else if (flag.name == "--cpus") {
     return ParseCpus(value, config);
   } else if (flag.name == "--cpu") {
@@ -338,11 +388,7 @@ absl::Status ApplyMachineFlag(const ScannedFlag& flag, VmConfig* config) {
   } else if (flag.name == "--allow-dir") {
     config->allowed_directories.push_back(value);
   } else if (flag.name == "--shutdown-timeout") {
-    ASSIGN_OR_RETURN(const absl::Duration limit, ParseTimeLimit(value));
-    if (limit > absl::Milliseconds(UINT32_MAX)) {
-      return absl::InvalidArgumentError("too long; at most 49 days are possible");
-    }
-    config->shutdown_timeout_ms = static_cast<uint32_t>(absl::ToInt64Milliseconds(limit));
+    ASSIGN_OR_RETURN(config->shutdown_timeout_ms, ParseMilliseconds(value));
   }
   return absl::OkStatus();
 }
@@ -397,8 +443,9 @@ absl::StatusOr<VireoCommand> ParseRun(const ScannedArgs& args) {
           "--cpu: ", cpu.cpus.model, " contradicts --cpus ...,model=", cpus.cpus.model));
     }
   }
-  if (options.config.boot.kernel.empty()) {
-    return absl::InvalidArgumentError("--kernel: missing; name a kernel, or a --config file");
+  if (options.config.boot.kernel.empty() && options.config.boot.firmware.empty()) {
+    return absl::InvalidArgumentError(
+        "--kernel: missing; name a kernel, --firmware bios, or a --config file");
   }
   return options;
 }

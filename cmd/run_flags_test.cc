@@ -47,6 +47,25 @@ TEST(VireoArgs, TheStableCommandLine) {
   EXPECT_EQ(run.api, "unix:/run/vireo/web1.sock");
 }
 
+TEST(VireoArgs, FirmwareAndWhatItIsTold) {
+  const absl::StatusOr<VireoCommand> command = ParseVireoArgs(
+      {"run", "--firmware", "bios", "--boot", "menu=1500ms,retry=off", "--firmware-log", "f.log",
+       "--smbios", "vendor=V,,Inc,product=P,version=1,serial=S,asset-tag=A", "--disk",
+       "path=a,format=raw,bootindex=2"});
+  ASSERT_TRUE(command.ok()) << command.status();
+  const VmConfig& config = std::get<RunOptions>(*command).config;
+  EXPECT_EQ(config.boot.kernel, "");
+  EXPECT_EQ(config.boot.firmware, "bios");
+  EXPECT_EQ(config.boot.menu_ms, 1500u);
+  EXPECT_EQ(config.boot.retry_ms, 0u);
+  EXPECT_EQ(config.boot.firmware_log, "f.log");
+  EXPECT_EQ(
+      config.smbios,
+      (SmbiosConfig{
+          .vendor = "V,Inc", .product = "P", .version = "1", .serial = "S", .asset_tag = "A"}));
+  EXPECT_EQ(config.disks[0].boot_index, 2);
+}
+
 TEST(VireoArgs, DefaultsAreThoseOfVmConfig) {
   const RunOptions run = RunLine({});
   EXPECT_EQ(run.config.cpus.boot, 1u);
@@ -192,6 +211,10 @@ TEST(VireoArgs, HelpNamesEveryFlag) {
   for (const char* flag : {"--kernel",
                            "--initrd",
                            "--cmdline",
+                           "--firmware",
+                           "--boot",
+                           "--firmware-log",
+                           "--smbios",
                            "--cpus",
                            "--cpu",
                            "--memory",
@@ -238,7 +261,9 @@ INSTANTIATE_TEST_SUITE_P(
         {"UnknownCommand",
          {"start"},
          "start: unknown command; use run or serve (vireo --help says how)"},
-        {"NoKernel", {"run"}, "--kernel: missing; name a kernel, or a --config file"},
+        {"NoKernel",
+         {"run"},
+         "--kernel: missing; name a kernel, --firmware bios, or a --config file"},
         {"UnknownFlag", RunWith({"--memroy", "1G"}),
          "--memroy: unknown flag (did you mean --memory?)"},
         {"Stray", RunWith({"disk.qcow2"}), "disk.qcow2: not expected; flags begin with --"},
@@ -263,7 +288,7 @@ INSTANTIATE_TEST_SUITE_P(
         {"UnknownDiskKey", RunWith({"--disk", "path=a,format=raw,cache=none"}),
          "--disk: key \"cache\" is not known; use path, format, readonly, direct, write-cache, "
          "serial, id, slot, loop, key-file, rerror, werror, stall, stall-after, legacy, "
-         "throttle.group, "
+         "throttle.group, bootindex, "
          "throttle.bps-total, throttle.bps-total-max, throttle.bps-total-max-length, "
          "throttle.bps-read, throttle.bps-read-max, throttle.bps-read-max-length, "
          "throttle.bps-write, throttle.bps-write-max, throttle.bps-write-max-length, "
@@ -275,6 +300,16 @@ INSTANTIATE_TEST_SUITE_P(
          "--disk: readonly: \"yes\" is not known; use on or off"},
         {"BadSlot", RunWith({"--disk", "path=a,format=raw,slot=256"}),
          "--disk: slot: \"256\" is not a number from 0 to 255"},
+        {"BadBootIndex", RunWith({"--disk", "path=a,format=raw,bootindex=65536"}),
+         "--disk: bootindex: \"65536\" is not a number from 0 to 65535"},
+        {"BadMenu", RunWith({"--boot", "menu=soon"}),
+         "--boot: menu: \"soon\" is not a time limit; use seconds, or 500ms, 90s, 2m"},
+        {"BadRetry", RunWith({"--boot", "retry=9999h"}),
+         "--boot: retry: too long; at most 49 days are possible"},
+        {"UnknownBootKey", RunWith({"--boot", "order=cd"}),
+         "--boot: key \"order\" is not known; use menu, retry"},
+        {"UnknownSmbiosKey", RunWith({"--smbios", "colour=red"}),
+         "--smbios: key \"colour\" is not known; use vendor, product, version, serial, asset-tag"},
         {"NoTap", RunWith({"--net", "bridge=br0"}), "--net: neither tap= nor fd= is given"},
         {"TapAndFd", RunWith({"--net", "tap=a,fd=3"}),
          "--net: tap= and fd= contradict each other; give one"},

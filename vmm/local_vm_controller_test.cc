@@ -20,10 +20,10 @@ namespace {
 
 using ::testing::HasSubstr;
 
-std::string GuestPath() {
-  return std::string(std::getenv("TEST_SRCDIR")) + "/" + std::getenv("TEST_WORKSPACE") +
-         "/tests/guest/modes/modes.elf";
+std::string Runfile(const std::string& path) {
+  return std::string(std::getenv("TEST_SRCDIR")) + "/" + std::getenv("TEST_WORKSPACE") + "/" + path;
 }
+std::string GuestPath() { return Runfile("tests/guest/modes/modes.elf"); }
 
 // Text that other threads append to and a test waits for.
 class Screen final : public ConsoleReader {
@@ -119,6 +119,31 @@ TEST_F(LocalVmControllerTest, AGuestThatPowersOffEndsTheMachine) {
   EXPECT_EQ(vm_->WaitUntilStopped().cause, VmCause::kGuestPowerOff);
   EXPECT_EQ(vm_->Describe().state, VmState::kStopped);
   screen_->WaitFor("mode p\n");
+}
+
+// tests/guest/firmware/firmware.S tells what each word means.
+TEST_F(LocalVmControllerTest, FirmwareFindsItsPlaceAgainAfterAReset) {
+  VmConfig config;
+  config.memory.size_bytes = uint64_t{32} << 20;
+  config.boot.firmware = Runfile("tests/guest/firmware/firmware.rom");
+  ASSERT_EQ(Create(config), absl::OkStatus());
+  ASSERT_EQ(Do(&VmController::Boot), absl::OkStatus());
+  EXPECT_EQ(vm_->WaitUntilStopped().cause, VmCause::kGuestPowerOff);
+  EXPECT_EQ(vm_->Describe().resets, 1u);
+  constexpr std::string_view kRun = "QEMU rom below ram lock etc/e820 ";
+  screen_->WaitFor(std::string(kRun) + std::string(kRun) + "end ");
+}
+
+TEST_F(LocalVmControllerTest, FirmwareThatIsNoneIsRefusedByName) {
+  VmConfig config;
+  config.boot.firmware = "/nowhere/bios.bin";
+  const absl::Status missing = Create(config);
+  EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(missing.message()), HasSubstr("boot.firmware: /nowhere/bios.bin"));
+  config.boot.firmware = GuestPath();
+  const absl::Status kernel = Create(config);
+  EXPECT_EQ(kernel.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(kernel.message()), HasSubstr("modes.elf is no firmware: it has"));
 }
 
 TEST_F(LocalVmControllerTest, AResetThroughPort0xcf9StartsTheGuestAgain) {

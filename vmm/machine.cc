@@ -96,15 +96,29 @@ absl::Status Machine::AssignBars() {
 
 absl::Status Machine::LoadGuest() {
   VIREO_CHECK(vcpus_->parked(), "a guest is loaded into a machine at rest");
-  RETURN_IF_ERROR(AssignBars());
+  if (has_firmware()) {
+    if (firmware_log_ != nullptr) firmware_log_->Restart();
+  } else {
+    RETURN_IF_ERROR(LoadKernel());
+  }
+  run_ended_.store(false);
+  return absl::OkStatus();
+}
+
+x86::AcpiOptions Machine::MakeAcpiOptions() const {
   std::vector<uint32_t> apic_ids;
   const x86::CpuTopology topology = x86::DefaultTopology(config_.cpus.max);
   for (uint32_t i = 0; i < config_.cpus.max; ++i) apic_ids.push_back(x86::ApicId(topology, i));
-  ASSIGN_OR_RETURN(const uint64_t rsdp, x86::WriteAcpiTables({.layout = layout_,
-                                                              .apic_ids = std::move(apic_ids),
-                                                              .enabled_cpus = config_.cpus.boot,
-                                                              .ecam_base = x86::kEcamAddress},
-                                                             *memory_));
+  const std::optional<pci::HostBridge::EcamPlace> ecam = pci_->host_bridge().ecam();
+  return {.layout = layout_,
+          .apic_ids = std::move(apic_ids),
+          .enabled_cpus = config_.cpus.boot,
+          .ecam_base = ecam.has_value() ? ecam->base : x86::kEcamAddress};
+}
+
+absl::Status Machine::LoadKernel() {
+  RETURN_IF_ERROR(AssignBars());
+  ASSIGN_OR_RETURN(const uint64_t rsdp, x86::WriteAcpiTables(MakeAcpiOptions(), *memory_));
   std::optional<x86::InputFile> initrd;
   if (initrd_.valid()) initrd.emplace(x86::InputFile{initrd_, config_.boot.initrd});
   ASSIGN_OR_RETURN(const x86::BootEntry entry,
@@ -119,9 +133,7 @@ absl::Status Machine::LoadGuest() {
   ASSIGN_OR_RETURN(const x86::SpecialRegisters special, boot.GetSpecialRegisters());
   const x86::BootRegisters registers = x86::MakeBootRegisters(entry, special);
   RETURN_IF_ERROR(boot.SetSpecialRegisters(registers.special));
-  RETURN_IF_ERROR(boot.SetRegisters(registers.registers));
-  run_ended_.store(false);
-  return absl::OkStatus();
+  return boot.SetRegisters(registers.registers);
 }
 
 // --- Pause, resume, reset, close. ---
@@ -202,8 +214,10 @@ Task<absl::Status> Machine::Resume() {
 }
 
 std::vector<Lifecycle*> Machine::PlatformDevices() {
-  return {serial_.get(),  rtc_.get(),           i8042_.get(), pm_.get(),
-          pvpanic_.get(), reset_control_.get(), pci_.get()};
+  std::vector<Lifecycle*> devices = {serial_.get(),  rtc_.get(),           i8042_.get(), pm_.get(),
+                                     pvpanic_.get(), reset_control_.get(), pci_.get()};
+  if (fw_cfg_ != nullptr) devices.push_back(fw_cfg_.get());
+  return devices;
 }
 
 Task<absl::Status> Machine::Reset(absl::Duration limit) {

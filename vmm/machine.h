@@ -20,6 +20,7 @@
 #include "absl/time/time.h"
 #include "base/async/event_loop.h"
 #include "base/async/task.h"
+#include "base/mapped_region.h"
 #include "base/memory/guest_memory.h"
 #include "base/opener.h"
 #include "base/state.h"
@@ -28,6 +29,9 @@
 #include "devices/bus.h"
 #include "devices/clock.h"
 #include "devices/cmos_rtc.h"
+#include "devices/firmware/debug_port.h"
+#include "devices/firmware/fw_cfg.h"
+#include "devices/firmware/shadow_memory.h"
 #include "devices/i8042.h"
 #include "devices/lifecycle.h"
 #include "devices/pci/root_bus.h"
@@ -40,6 +44,7 @@
 #include "storage/throttled_backend.h"
 #include "vmm/console_buffer.h"
 #include "vmm/console_input.h"
+#include "vmm/firmware_log.h"
 #include "vmm/kvm/system.h"
 #include "vmm/kvm/vm.h"
 #include "vmm/kvm_address_space.h"
@@ -49,6 +54,7 @@
 #include "vmm/vcpu_threads.h"
 #include "vmm/vm_config.h"
 #include "vmm/vm_controller.h"
+#include "vmm/x86/acpi.h"
 #include "vmm/x86/cpuid.h"
 #include "vmm/x86/layout.h"
 
@@ -90,7 +96,7 @@ class Machine final : private VcpuThreads::Events {
   ~Machine() override;
 
   // Puts kernel, tables and registers in place, on a machine that is new or was Reset(), and leaves
-  // it parked.
+  // it parked. Firmware is in place, and processors begin in it.
   absl::Status LoadGuest();
 
   // All vCPUs out of the guest, all devices quiet. DEADLINE_EXCEEDED naming the device that did not
@@ -151,6 +157,10 @@ class Machine final : private VcpuThreads::Events {
 
   Task<void> Park();
   absl::Status AssignBars();
+  absl::Status LoadKernel();
+  // Tables of the machine as the guest has set it up.
+  x86::AcpiOptions MakeAcpiOptions() const;
+  bool has_firmware() const { return !config_.boot.firmware.empty(); }
   using Step = Task<void> (Machine::*)(const PlacedFunction&);
   // Each function on its own loop. DEADLINE_EXCEEDED: `function` cannot be `verb`ed.
   Task<absl::Status> ForEachFunction(Step step, std::string_view verb, absl::Duration limit);
@@ -173,6 +183,9 @@ class Machine final : private VcpuThreads::Events {
   DirectOpener opener_;
   UniqueFd kernel_;
   UniqueFd initrd_;
+  MappedRegion firmware_rom_;
+  std::unique_ptr<FirmwareLog> firmware_log_;
+  std::unique_ptr<DebugPort> debug_port_;
   std::string kvm_kind_;
   std::optional<kvm::System> system_;
   x86::Layout layout_;
@@ -195,6 +208,8 @@ class Machine final : private VcpuThreads::Events {
   std::unique_ptr<AcpiPm> pm_;
   std::unique_ptr<PvPanic> pvpanic_;
   std::unique_ptr<ResetControl> reset_control_;
+  std::unique_ptr<ShadowMemory> shadow_memory_;  // These two with firmware only.
+  std::unique_ptr<FwCfg> fw_cfg_;
   std::unique_ptr<pci::RootBus> pci_;
   std::vector<std::unique_ptr<virtio::VirtioDevice>> devices_;
   std::vector<std::unique_ptr<virtio::PciTransport>> transports_;

@@ -61,12 +61,22 @@ Task<absl::Status> MachineBuilder::BuildAll() {
     if (!status.ok()) co_return InField(absl::StrFormat("nics[%d]", i), status);
   }
   if (m_.config_.rng) CO_RETURN_IF_ERROR(AttachRng());
+  if (m_.has_firmware()) CO_RETURN_IF_ERROR(TellFirmware());
   CO_RETURN_IF_ERROR(MakeVcpus());
   co_return absl::OkStatus();
 }
 
 absl::Status MachineBuilder::OpenBootFiles() {
   ASSIGN_OR_RETURN(m_.opener_, DirectOpener::Create(m_.config_.allowed_directories));
+  if (!m_.has_firmware()) return OpenKernel();
+  const absl::Status firmware = OpenFirmware();
+  if (!firmware.ok()) return InField("boot.firmware", firmware);
+  if (m_.config_.boot.firmware_log.empty()) return absl::OkStatus();
+  const absl::Status log = OpenFirmwareLog();
+  return log.ok() ? log : InField("boot.firmware_log", log);
+}
+
+absl::Status MachineBuilder::OpenKernel() {
   absl::StatusOr<UniqueFd> kernel = m_.opener_.Open(m_.config_.boot.kernel, O_RDONLY);
   if (!kernel.ok()) return InField("boot.kernel", kernel.status());
   m_.kernel_ = *std::move(kernel);
@@ -131,8 +141,19 @@ absl::Status MachineBuilder::MakeVmAndMemory() {
   m_.memory_ = *std::move(memory);
   uint32_t slot = 0;
   for (const GuestMemory::Region& region : m_.memory_->regions()) {
-    RETURN_IF_ERROR(
-        m_.vm_->SetMemslot({.id = slot++, .guest_base = region.base, .host = region.host}));
+    std::vector<x86::AddressRange> seen = {{region.base.value(), region.host.size()}};
+    if (m_.has_firmware() && region.base.value() == 0) {
+      // Firmware finds the PC's hole: a display's window, empty here, and the place of ROM, whose
+      // RAM is ShadowMemory's to show.
+      seen = {{0, x86::kVgaWindowAddress},
+              {x86::kKernelAreaAddress, region.host.size() - x86::kKernelAreaAddress}};
+    }
+    for (const x86::AddressRange& range : seen) {
+      RETURN_IF_ERROR(m_.vm_->SetMemslot(
+          {.id = slot++,
+           .guest_base = GuestAddress(range.base),
+           .host = region.host.subspan(range.base - region.base.value(), range.size)}));
+    }
   }
   // Taken before anything touches the chips: what a reset brings back.
   ASSIGN_OR_RETURN(m_.chips_at_power_on_, m_.vm_->Save());
@@ -225,7 +246,8 @@ absl::Status MachineBuilder::MakeVcpus() {
     ASSIGN_OR_RETURN(std::unique_ptr<kvm::Vcpu> vcpu,
                      m_.vm_->CreateVcpu(x86::ApicId(x86::DefaultTopology(m_.config_.cpus.max), i)));
     RETURN_IF_ERROR(vcpu->SetCpuid(m_.cpuid_->For(i)));
-    ASSIGN_OR_RETURN(const std::vector<uint32_t> refused, vcpu->SetMsrs(x86::BootMsrs()));
+    ASSIGN_OR_RETURN(const std::vector<uint32_t> refused,
+                     vcpu->SetMsrs(m_.has_firmware() ? x86::ResetMsrs() : x86::BootMsrs()));
     for (const uint32_t msr : refused) LogDebug("vCPU %d: this KVM refuses MSR %#x", i, msr);
     if (i == 0) RETURN_IF_ERROR(vcpu->WireLocalInterrupts());
     ASSIGN_OR_RETURN(EncodedState state, vcpu->Save());

@@ -1,9 +1,10 @@
 // The steps of Machine::Build: machine_build.cc has the order and the machine's own parts,
-// platform_build.cc the PC around them, disk_attach.cc and nic_attach.cc one kind of device each.
-// Private to vmm/.
+// platform_build.cc the PC around them, firmware_attach.cc what there is for firmware,
+// disk_attach.cc and nic_attach.cc one kind of device each. Private to vmm/.
 #ifndef VIREO_VMM_MACHINE_BUILDER_H_
 #define VIREO_VMM_MACHINE_BUILDER_H_
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -15,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/async/task.h"
+#include "devices/firmware/smbios.h"
 #include "devices/virtio/device.h"
 #include "storage/file.h"
 #include "vmm/machine.h"
@@ -40,9 +42,14 @@ class MachineBuilder {
   };
 
   absl::Status OpenBootFiles();
+  absl::Status OpenKernel();
+  absl::Status OpenFirmware();
+  absl::Status OpenFirmwareLog();
   absl::Status OpenKvm();
   absl::Status MakeProcessorTemplate();
   absl::Status MakeVmAndMemory();
+  // Before the host bridge, which says where it is seen.
+  absl::Status PlaceFirmware();
   absl::Status MakePlatform();
   absl::Status ReserveSlots();
   Task<absl::Status> AttachDisk(size_t index);
@@ -52,6 +59,11 @@ class MachineBuilder {
   std::shared_ptr<ThrottleGroup> FindThrottle(const DiskThrottle& throttle);
   Task<absl::Status> AttachNic(size_t index);
   absl::Status AttachRng();
+  // After all devices: firmware is told of them.
+  absl::Status TellFirmware();
+  // The devices that firmware tries, first one first; empty when there is none.
+  std::string BootOrder() const;
+  SmbiosTables DescribeMachine(const std::array<uint8_t, 16>& uuid) const;
   absl::Status AddFunction(NewFunction function);
   absl::Status MakeVcpus();
 

@@ -1,6 +1,7 @@
 // The PC around the processors: serial port, clock, keyboard controller, power management, panic
 // and reset ports, and the PCI root. Layout and interrupts are those that vmm/x86/layout.h draws
 // and the ACPI tables tell the guest.
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -12,6 +13,7 @@ namespace vireo {
 
 absl::Status MachineBuilder::MakePlatform() {
   m_.clock_ = std::make_unique<HostClock>(m_.control_);
+  const bool firmware = m_.has_firmware();  // Which switches on what a kernel is to find on.
 
   Machine& m = m_;
   m.serial_ = std::make_unique<Serial16550>(
@@ -39,7 +41,7 @@ absl::Status MachineBuilder::MakePlatform() {
 
   m.pm_ = std::make_unique<AcpiPm>(
       *m.clock_, Line(x86::kSciGsi),
-      AcpiPm::Options{.acpi_at_power_on = true,
+      AcpiPm::Options{.acpi_at_power_on = !firmware,
                       .s5_sleep_type = x86::kSleepTypeS5,
                       .powered_off = [&m] { m.EndRun(VmCause::kGuestPowerOff, "ACPI S5"); }});
   RETURN_IF_ERROR(m.ports_.Insert(AcpiPm::kApmPort, AcpiPm::kApmPorts, m.pm_->apm_ports()));
@@ -56,12 +58,24 @@ absl::Status MachineBuilder::MakePlatform() {
   m.reset_control_ = std::make_unique<ResetControl>(
       [&m](ResetControl::Kind) { m.EndRun(VmCause::kGuestReset, "by port 0xcf9"); });
 
-  m.pci_ = std::make_unique<pci::RootBus>(
-      *m.address_space_,
-      pci::RootBus::Options{
-          .host_bridge = {.ecam_base_at_power_on = x86::kEcamAddress},
-          .lpc_bridge = {.pm_block = m.pm_.get(), .pm_base_at_power_on = x86::kPmBasePort},
-          .reset_control = m.reset_control_.get()});
+  pci::RootBus::Options pci = {.host_bridge = {},
+                               .lpc_bridge = {.pm_block = m.pm_.get(),
+                                              .pm_base_at_power_on = std::nullopt,
+                                              .pirq_routed =
+                                                  [&m](int pirq, std::optional<uint8_t> irq) {
+                                                    m.interrupts_->RoutePirq(pirq, irq);
+                                                  }},
+                               .reset_control = m.reset_control_.get()};
+  if (firmware) {
+    RETURN_IF_ERROR(PlaceFirmware());
+    pci.host_bridge.pam_written = [&m](const ShadowMemory::Registers& pam) {
+      m.shadow_memory_->Set(pam);
+    };
+  } else {
+    pci.host_bridge.ecam_base_at_power_on = x86::kEcamAddress;
+    pci.lpc_bridge.pm_base_at_power_on = x86::kPmBasePort;
+  }
+  m.pci_ = std::make_unique<pci::RootBus>(*m.address_space_, std::move(pci));
   return m.ports_.Insert(pci::RootBus::kConfigPorts, pci::RootBus::kConfigPortBytes,
                          m.pci_->config_ports());
 }

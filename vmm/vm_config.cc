@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <random>
 #include <set>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -112,6 +113,77 @@ absl::Status ValidateMemory(const MemoryConfig& memory) {
   if (memory.max_bytes < memory.size_bytes) {
     return Invalid("memory.max", absl::StrFormat("%d is less than memory.size (%d)",
                                                  memory.max_bytes, memory.size_bytes));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateBoot(const BootConfig& boot) {
+  if (boot.firmware.empty()) {
+    if (boot.kernel.empty()) {
+      return Invalid("boot.kernel",
+                     "missing; name a bzImage or a PVH ELF kernel, or firmware to boot a disk");
+    }
+    if (boot.menu_ms != 0) return Invalid("boot.menu", "only firmware has a boot menu");
+    if (boot.retry_ms.has_value()) return Invalid("boot.retry", "only firmware tries again");
+    if (!boot.firmware_log.empty()) {
+      return Invalid("boot.firmware_log", "there is no firmware that could write one");
+    }
+    return absl::OkStatus();
+  }
+  if (boot.firmware == "uefi") {
+    return absl::UnimplementedError(
+        "boot.firmware: uefi is beyond this version; use bios, or the path of a firmware's image");
+  }
+  if (!boot.kernel.empty()) {
+    return Invalid(
+        "boot.kernel",
+        absl::StrFormat("%s contradicts firmware, which boots disks; leave one away", boot.kernel));
+  }
+  if (!boot.initrd.empty() || !boot.cmdline.empty()) {
+    return Invalid(boot.initrd.empty() ? "boot.cmdline" : "boot.initrd",
+                   "is for a kernel, and firmware takes kernels from disks");
+  }
+  if (boot.menu_ms > kMaxMenuMs) {
+    return Invalid("boot.menu",
+                   absl::StrFormat("%d ms; at most %d are possible", boot.menu_ms, kMaxMenuMs));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateSmbios(const VmConfig& config) {
+  const SmbiosConfig& smbios = config.smbios;
+  for (const auto& [name, value] :
+       {std::pair<absl::string_view, const std::string&>{"smbios.vendor", smbios.vendor},
+        {"smbios.product", smbios.product},
+        {"smbios.version", smbios.version},
+        {"smbios.serial", smbios.serial},
+        {"smbios.asset_tag", smbios.asset_tag}}) {
+    if (value.empty()) continue;
+    if (config.boot.firmware.empty()) {
+      return Invalid(name, "it is firmware that shows it to the guest; boot with firmware");
+    }
+    if (value.size() > kMaxSmbiosBytes ||
+        std::any_of(value.begin(), value.end(),
+                    [](unsigned char c) { return c < 0x20 || c > 0x7e; })) {
+      return Invalid(name,
+                     absl::StrFormat("use at most %d printable ASCII characters", kMaxSmbiosBytes));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateBootOrder(const VmConfig& config) {
+  std::set<uint16_t> used;
+  for (size_t i = 0; i < config.disks.size(); ++i) {
+    const std::optional<uint16_t>& index = config.disks[i].boot_index;
+    if (!index.has_value()) continue;
+    const std::string field = absl::StrFormat("disks[%d].boot_index", i);
+    if (config.boot.firmware.empty()) {
+      return Invalid(field, "there is no choice among disks when a kernel is started directly");
+    }
+    if (!used.insert(*index).second) {
+      return Invalid(field, absl::StrFormat("%d is used twice", *index));
+    }
   }
   return absl::OkStatus();
 }
@@ -286,9 +358,9 @@ absl::Status Validate(const VmConfig& config) {
   }
   if (absl::Status status = ValidateCpus(config.cpus); !status.ok()) return status;
   if (absl::Status status = ValidateMemory(config.memory); !status.ok()) return status;
-  if (config.boot.kernel.empty()) {
-    return Invalid("boot.kernel", "missing; name a bzImage or a PVH ELF kernel");
-  }
+  if (absl::Status status = ValidateBoot(config.boot); !status.ok()) return status;
+  if (absl::Status status = ValidateSmbios(config); !status.ok()) return status;
+  if (absl::Status status = ValidateBootOrder(config); !status.ok()) return status;
   if (config.disks.size() + config.nics.size() > kMaxDevices) {
     return Invalid("disks",
                    absl::StrFormat("%d disks and %d NICs; at most %d devices fit on the bus",

@@ -17,7 +17,10 @@ namespace vireo {
 inline constexpr uint32_t kMaxCpus = 64;
 inline constexpr uint64_t kMinMemoryBytes = uint64_t{32} << 20;
 inline constexpr uint64_t kMaxMemoryBytes = uint64_t{4} << 40;
+inline constexpr size_t kMaxSmbiosBytes = 64;
 inline constexpr char kMachineVersion[] = "vireo-1";
+
+inline constexpr uint32_t kMaxMenuMs = 65'535;
 
 enum class MemoryBacking { kPrivate, kShared, kHugepages };
 enum class DiskFormat { kUnspecified, kRaw, kQcow2 };
@@ -42,10 +45,21 @@ struct MemoryConfig {
   bool operator==(const MemoryConfig&) const = default;
 };
 
+// `BootConfig::firmware` of Debian's SeaBIOS.
+inline constexpr char kFirmwareBios[] = "bios";
+
+// Either a kernel, which the machine starts in, or firmware, which starts what a disk holds.
 struct BootConfig {
-  std::string kernel;   // Path or fd:N of a bzImage or a PVH ELF. Required.
-  std::string initrd;   // Optional.
-  std::string cmdline;  // Passed as it is.
+  std::string kernel;    // Path or fd:N of a bzImage or a PVH ELF.
+  std::string initrd;    // Optional, of the kernel.
+  std::string cmdline;   // Passed to it as it is.
+  std::string firmware;  // kFirmwareBios, or path or fd:N of a firmware's image.
+  // How long firmware offers its boot menu; 0: not at all. At most kMaxMenuMs.
+  uint32_t menu_ms = 0;
+  // When firmware has found nothing to boot it tries again after so long; 0: never; none: as it
+  // likes.
+  std::optional<uint32_t> retry_ms;
+  std::string firmware_log;  // Path or fd:N to which firmware's debugging output is appended.
 
   bool operator==(const BootConfig&) const = default;
 };
@@ -104,6 +118,9 @@ struct DiskConfig {
   OnDiskStall on_stall = OnDiskStall::kReport;
   uint32_t stall_seconds = 30;  // 1..86400; until a request without an answer is called a stall.
   bool legacy = false;          // Drivers from before virtio 1.0 find it, too.
+  // Firmware tries disks in rising order of it, those without after all others. When no disk has
+  // one: in the order in which they are listed.
+  std::optional<uint16_t> boot_index;
 
   bool operator==(const DiskConfig&) const = default;
 };
@@ -131,6 +148,18 @@ struct ConsoleConfig {
   bool operator==(const ConsoleConfig&) const = default;
 };
 
+// What the guest reads of itself in SMBIOS, besides the uuid. At most kMaxSmbiosBytes each,
+// printable ASCII; what is empty is left out.
+struct SmbiosConfig {
+  std::string vendor;
+  std::string product;
+  std::string version;
+  std::string serial;
+  std::string asset_tag;
+
+  bool operator==(const SmbiosConfig&) const = default;
+};
+
 struct VmConfig {
   std::string name;  // For people and logs; empty: the uuid.
   std::string uuid;  // 8-4-4-4-12 hexadecimal; empty: made up at Create.
@@ -141,6 +170,7 @@ struct VmConfig {
   std::vector<DiskConfig> disks;
   std::vector<NicConfig> nics;
   ConsoleConfig console;
+  SmbiosConfig smbios;
   bool rng = true;
   OnCrash on_crash = OnCrash::kReset;
   std::vector<std::string>

@@ -48,6 +48,31 @@ TEST(VmConfigTest, CompleteMakesDifferentUuids) {
   EXPECT_NE(a.uuid, b.uuid);
 }
 
+VmConfig WithFirmware() {
+  VmConfig config = Good();
+  config.boot = {.firmware = kFirmwareBios};
+  return config;
+}
+
+TEST(VmConfigTest, FirmwareNeedsNoKernel) {
+  VmConfig config = WithFirmware();
+  config.boot.menu_ms = 5000;
+  config.boot.retry_ms = 0;
+  config.boot.firmware_log = "log";
+  config.disks[0].boot_index = 3;
+  config.smbios = {.vendor = "v", .product = "p", .serial = "s", .asset_tag = "a"};
+  EXPECT_TRUE(Validate(config).ok()) << Validate(config);
+  config.boot.firmware = "/usr/share/firmware.bin";
+  EXPECT_TRUE(Validate(config).ok()) << Validate(config);
+}
+
+TEST(VmConfigTest, UefiIsRefusedByName) {
+  VmConfig config = WithFirmware();
+  config.boot.firmware = "uefi";
+  EXPECT_EQ(Validate(config).code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(Validate(config).message()), HasSubstr("boot.firmware: uefi"));
+}
+
 struct BadConfig {
   std::string name;
   std::function<void(VmConfig&)> spoil;
@@ -87,6 +112,42 @@ INSTANTIATE_TEST_SUITE_P(
                   "memory.size"},
         BadConfig{"MaxMemory", [](VmConfig& c) { c.memory.max_bytes = 64 << 20; }, "memory.max"},
         BadConfig{"NoKernel", [](VmConfig& c) { c.boot.kernel.clear(); }, "boot.kernel: missing"},
+        BadConfig{"FirmwareAndKernel", [](VmConfig& c) { c.boot.firmware = "bios"; },
+                  "boot.kernel: /boot/vmlinuz contradicts firmware"},
+        BadConfig{"FirmwareAndInitrd",
+                  [](VmConfig& c) { c.boot = {.initrd = "i", .firmware = "bios"}; }, "boot.initrd"},
+        BadConfig{"FirmwareAndCmdline",
+                  [](VmConfig& c) { c.boot = {.cmdline = "quiet", .firmware = "bios"}; },
+                  "boot.cmdline"},
+        BadConfig{"MenuOfAKernel", [](VmConfig& c) { c.boot.menu_ms = 1; }, "boot.menu"},
+        BadConfig{"LongMenu", [](VmConfig& c) { c.boot = {.firmware = "bios", .menu_ms = 65536}; },
+                  "boot.menu: 65536 ms"},
+        BadConfig{"RetryOfAKernel", [](VmConfig& c) { c.boot.retry_ms = 0; }, "boot.retry"},
+        BadConfig{"LogOfNoFirmware", [](VmConfig& c) { c.boot.firmware_log = "l"; },
+                  "boot.firmware_log"},
+        BadConfig{"BootIndexOfAKernel", [](VmConfig& c) { c.disks[0].boot_index = 1; },
+                  "disks[0].boot_index"},
+        BadConfig{"BootIndexTwice",
+                  [](VmConfig& c) {
+                    c.boot = {.firmware = "bios"};
+                    c.disks[0].boot_index = 1;
+                    c.disks.push_back(c.disks[0]);
+                  },
+                  "disks[1].boot_index: 1 is used twice"},
+        BadConfig{"SmbiosOfAKernel", [](VmConfig& c) { c.smbios.asset_tag = "a"; },
+                  "smbios.asset_tag"},
+        BadConfig{"LongSmbios",
+                  [](VmConfig& c) {
+                    c.boot = {.firmware = "bios"};
+                    c.smbios.product = std::string(65, 'p');
+                  },
+                  "smbios.product: use at most 64"},
+        BadConfig{"UnprintableSmbios",
+                  [](VmConfig& c) {
+                    c.boot = {.firmware = "bios"};
+                    c.smbios.serial = "a\nb";
+                  },
+                  "smbios.serial"},
         BadConfig{"NoFormat", [](VmConfig& c) { c.disks[0].format = DiskFormat::kUnspecified; },
                   "disks[0].format: not stated for /a.qcow2"},
         BadConfig{"KeyOfARawDisk",

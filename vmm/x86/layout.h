@@ -55,6 +55,7 @@ inline constexpr uint64_t kPageTablesAddress = 0x9000;  // Up to 0xf000.
 inline constexpr uint64_t kCommandLineAddress = 0x20000;
 inline constexpr uint64_t kCommandLineAreaBytes = 0x10000;
 inline constexpr uint64_t kLowRamEnd640K = 0x9fc00;
+inline constexpr uint64_t kVgaWindowAddress = 0xa0000;
 inline constexpr uint64_t kAcpiAreaAddress = 0xe0000;
 inline constexpr uint64_t kAcpiAreaBytes = 0x20000;
 inline constexpr uint64_t kKernelAreaAddress = 0x100000;  // RAM again from here on.

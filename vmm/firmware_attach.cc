@@ -1,0 +1,202 @@
+// Firmware: its image at the top of 4 GiB and below 1 MiB, and what it is told through fw_cfg. What
+// a machine that starts in a kernel gets from us (BAR addresses, tables, registers), firmware sets
+// up itself.
+#include <fcntl.h>
+
+#include <algorithm>
+#include <array>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "devices/firmware/smbios.h"
+#include "vmm/firmware_rom.h"
+#include "vmm/machine_builder.h"
+#include "vmm/x86/acpi.h"
+#include "vmm/x86/e820.h"
+#include "vmm/x86/table_loader.h"
+
+namespace vireo {
+namespace {
+
+constexpr char kSeabiosPath[] = "/usr/share/seabios/bios-256k.bin";
+
+// What SeaBIOS reads in CMOS besides the memory's sizes.
+constexpr uint8_t kCmosBootOrder = 0x3d;  // Two of the three nibbles, first one low.
+constexpr uint8_t kDiskThenCd = 0x32;
+constexpr uint8_t kCmosCpus = 0x5f;  // Less one.
+
+template <typename T>
+std::vector<uint8_t> LittleEndian(T value) {
+  std::vector<uint8_t> bytes(sizeof(T));
+  for (size_t i = 0; i < sizeof(T); ++i) bytes[i] = static_cast<uint8_t>(value >> (8 * i));
+  return bytes;
+}
+
+std::array<uint8_t, 16> UuidBytes(const std::string& uuid) {
+  std::string digits = uuid;
+  std::erase(digits, '-');
+  std::array<uint8_t, 16> bytes;
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    bytes[i] = static_cast<uint8_t>(std::stoul(digits.substr(2 * i, 2), nullptr, 16));
+  }
+  return bytes;
+}
+
+}  // namespace
+
+absl::Status MachineBuilder::OpenFirmware() {
+  const BootConfig& boot = m_.config_.boot;
+  UniqueFd fd;
+  std::string path = boot.firmware;
+  if (boot.firmware == kFirmwareBios) {
+    path = kSeabiosPath;
+    DirectOpener anywhere;  // A part of the host's installation, not a path that somebody set.
+    absl::StatusOr<UniqueFd> opened = anywhere.Open(path, O_RDONLY);
+    if (!opened.ok()) {
+      return absl::FailedPreconditionError(
+          absl::StrFormat("%s; the package seabios has it", opened.status().message()));
+    }
+    fd = *std::move(opened);
+  } else {
+    ASSIGN_OR_RETURN(fd, m_.opener_.Open(path, O_RDONLY | O_NONBLOCK));
+  }
+  ASSIGN_OR_RETURN(m_.firmware_rom_, LoadFirmwareRom(fd, path));
+  return absl::OkStatus();
+}
+
+absl::Status MachineBuilder::OpenFirmwareLog() {
+  const std::string& path = m_.config_.boot.firmware_log;
+  ASSIGN_OR_RETURN(UniqueFd fd,
+                   m_.opener_.Open(path, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK, 0600));
+  m_.firmware_log_ = std::make_unique<FirmwareLog>(std::move(fd), path);
+  m_.debug_port_ = std::make_unique<DebugPort>(
+      [log = m_.firmware_log_.get()](uint8_t byte) { log->Append(byte); });
+  return absl::OkStatus();
+}
+
+absl::Status MachineBuilder::PlaceFirmware() {
+  const std::span<uint8_t> rom = m_.firmware_rom_.bytes();
+  RamWindow backing;
+  backing.host = rom;
+  backing.read_only = true;
+  ASSIGN_OR_RETURN(const uint32_t window, m_.address_space_->Add({.kind = Window::Kind::kMmio,
+                                                                  .size = rom.size(),
+                                                                  .trapped = nullptr,
+                                                                  .doorbells = {},
+                                                                  .ram = {backing},
+                                                                  .name = "firmware"}));
+  RETURN_IF_ERROR(m_.address_space_->Place(window, x86::k4GiB - rom.size()));
+  m_.shadow_memory_ = std::make_unique<ShadowMemory>(*m_.address_space_, *m_.memory_, rom);
+  if (m_.debug_port_ != nullptr) {
+    RETURN_IF_ERROR(m_.ports_.Insert(DebugPort::kPort, DebugPort::kPorts, *m_.debug_port_));
+  }
+  m_.rtc_->SetMemory(kCmosBootOrder, kDiskThenCd);
+  m_.rtc_->SetMemory(kCmosCpus, static_cast<uint8_t>(m_.config_.cpus.boot - 1));
+  return absl::OkStatus();
+}
+
+std::string MachineBuilder::BootOrder() const {
+  std::vector<const DiskConfig*> disks;
+  const bool chosen =
+      std::any_of(m_.config_.disks.begin(), m_.config_.disks.end(),
+                  [](const DiskConfig& disk) { return disk.boot_index.has_value(); });
+  for (const DiskConfig& disk : m_.config_.disks) {
+    if (!chosen || disk.boot_index.has_value()) disks.push_back(&disk);
+  }
+  std::stable_sort(disks.begin(), disks.end(), [](const DiskConfig* a, const DiskConfig* b) {
+    return a->boot_index < b->boot_index;
+  });
+  // Open Firmware's names of devices, as SeaBIOS and OVMF make them too; a line each.
+  std::string order;
+  for (const DiskConfig* const disk : disks) {
+    for (const Machine::PlacedFunction& function : m_.functions_) {
+      if (function.id != disk->id) continue;
+      if (!order.empty()) order += '\n';
+      absl::StrAppendFormat(&order, "/pci@i0cf8/scsi@%x/disk@0,0", function.address.slot);
+    }
+  }
+  return order;
+}
+
+absl::Status MachineBuilder::TellFirmware() {
+  Machine& m = m_;
+  m.fw_cfg_ = std::make_unique<FwCfg>(*m.memory_);
+  FwCfg& fw_cfg = *m.fw_cfg_;
+  const std::array<uint8_t, 16> uuid = UuidBytes(m.config_.uuid);
+  const uint64_t ram_bytes = m.layout_.low_ram.size + m.layout_.high_ram.size;
+  fw_cfg.SetItem(FwCfg::kUuid, {uuid.begin(), uuid.end()});
+  fw_cfg.SetNumber(FwCfg::kRamBytes, ram_bytes, 8);
+  fw_cfg.SetNumber(FwCfg::kNoGraphics, 1, 2);
+  fw_cfg.SetNumber(FwCfg::kCpus, m.config_.cpus.boot, 2);
+  const x86::CpuTopology topology = x86::DefaultTopology(m.config_.cpus.max);
+  fw_cfg.SetNumber(FwCfg::kMaxCpus, x86::ApicId(topology, m.config_.cpus.max - 1) + 1, 2);
+  fw_cfg.SetNumber(FwCfg::kIrq0Override, 1, 1);
+  fw_cfg.SetNumber(FwCfg::kBootMenu, m.config_.boot.menu_ms != 0 ? 1 : 0, 2);
+
+  std::vector<std::pair<std::string, std::vector<uint8_t>>> files = {
+      {"etc/e820", x86::EncodeE820(x86::BuildFirmwareE820(m.layout_))},
+      // Above it firmware may place what does not fit below 4 GiB.
+      {"etc/reserved-memory-end", LittleEndian(m.layout_.pci64.base)},
+      // S3 and S4 are not offered; their numbers would be 1 and 2.
+      {"etc/system-states", {0x80, 0, 0, 1, 2, 0x80}},
+      // There is no display: what a BIOS shows appears on the serial port.
+      {"etc/sercon-port", LittleEndian(x86::kCom1Port)}};
+  if (m.config_.boot.menu_ms != 0) {
+    // Two bytes: OVMF takes no other length.
+    files.emplace_back("etc/boot-menu-wait",
+                       LittleEndian(static_cast<uint16_t>(m.config_.boot.menu_ms)));
+  }
+  if (m.config_.boot.retry_ms.has_value()) {
+    constexpr uint32_t kNever = 0xffffffff;
+    const uint32_t retry_ms = *m.config_.boot.retry_ms;
+    files.emplace_back("etc/boot-fail-wait", LittleEndian(retry_ms == 0 ? kNever : retry_ms));
+  }
+  const std::string order = BootOrder();
+  if (!order.empty()) {
+    std::vector<uint8_t> bytes(order.begin(), order.end());
+    bytes.push_back(0);
+    files.emplace_back("bootorder", std::move(bytes));
+  }
+  SmbiosTables smbios = DescribeMachine(uuid);
+  files.emplace_back("etc/smbios/smbios-anchor", std::move(smbios.entry_point));
+  files.emplace_back("etc/smbios/smbios-tables", std::move(smbios.structures));
+  const x86::AcpiTables tables = x86::BuildAcpiTables(m.MakeAcpiOptions());
+  files.emplace_back(x86::kTableLoaderFile, x86::BuildTableLoader(tables));
+  for (auto& [name, bytes] : files) RETURN_IF_ERROR(fw_cfg.AddFile(name, std::move(bytes)));
+  for (size_t i = 0; i < tables.blobs.size(); ++i) {
+    // Made when read: firmware has placed ECAM by then.
+    RETURN_IF_ERROR(fw_cfg.AddFile(tables.blobs[i].name, [&m, i] {
+      return x86::BuildAcpiTables(m.MakeAcpiOptions()).blobs[i].bytes;
+    }));
+  }
+  return m.ports_.Insert(FwCfg::kPort, FwCfg::kPorts, fw_cfg);
+}
+
+SmbiosTables MachineBuilder::DescribeMachine(const std::array<uint8_t, 16>& uuid) const {
+  const SmbiosConfig& config = m_.config_.smbios;
+  SmbiosOptions options = {.uuid = uuid,
+                           .vendor = config.vendor,
+                           .product = config.product,
+                           .version = config.version,
+                           .serial = config.serial,
+                           .asset_tag = config.asset_tag,
+                           .cpus = m_.config_.cpus.boot,
+                           .rom_bytes = m_.firmware_rom_.bytes().size()};
+  for (const x86::CpuidEntry& entry : m_.cpuid_->For(0)) {
+    if (entry.function != 1) continue;
+    options.cpuid_signature = entry.eax;
+    options.cpuid_features = entry.edx;
+  }
+  for (const x86::AddressRange& range : m_.layout_.Ram()) {
+    options.memory.push_back({.base = range.base, .size = range.size});
+  }
+  return BuildSmbios(options);
+}
+
+}  // namespace vireo
