@@ -255,6 +255,7 @@ absl::StatusOr<BootConfig> BootFromProto(const v1::Boot& message) {
                      .initrd = message.initrd(),
                      .cmdline = message.cmdline(),
                      .firmware = message.firmware(),
+                     .variables = message.variables(),
                      .menu_ms = 0,
                      .retry_ms = std::nullopt,
                      .firmware_log = message.firmware_log()};
@@ -336,6 +337,7 @@ v1::VmConfig ConfigToProto(const VmConfig& config) {
   if (config.boot.retry_ms) {
     *boot.mutable_retry() = TimeUtil::MillisecondsToDuration(*config.boot.retry_ms);
   }
+  boot.set_variables(Utf8(config.boot.variables));
   boot.set_firmware_log(Utf8(config.boot.firmware_log));
   for (const DiskConfig& disk : config.disks) {
     v1::Disk& to = *message.add_disks();

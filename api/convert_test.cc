@@ -37,6 +37,7 @@ constexpr char kFull[] = R"pb(
     menu { seconds: 5 }
     retry { nanos: 250000000 }
     firmware_log: "bios.log"
+    variables: "vars.fd"
   }
   disks {
     id: "root"
@@ -111,6 +112,7 @@ TEST(Convert, ConfigReachesEveryField) {
   EXPECT_EQ(config->boot.initrd, "initrd.img");
   EXPECT_EQ(config->boot.cmdline, "console=ttyS0");
   EXPECT_EQ(config->boot.firmware, "bios");
+  EXPECT_EQ(config->boot.variables, "vars.fd");
   EXPECT_EQ(config->boot.menu_ms, 5000u);
   EXPECT_EQ(config->boot.retry_ms, 250u);
   EXPECT_EQ(config->boot.firmware_log, "bios.log");

@@ -25,7 +25,8 @@ constexpr char kHelp[] =
     R"(Vireo: one virtual machine per process, straight on /dev/kvm.
 
 usage: vireo run --kernel FILE [flags]     make a machine and start it in a kernel
-       vireo run --firmware bios [flags]   the same, and boot a disk
+       vireo run --firmware bios|uefi [flags]
+                                           the same, and boot a disk
        vireo run --config FILE [flags]     the same, described in a file
        vireo serve --api ADDRESS [flags]   wait for Create and Boot over the API
        vireo --help | --version
@@ -34,7 +35,9 @@ The machine (values may carry K, M, G, T; a comma within a value is written twic
   --kernel FILE          bzImage, or an uncompressed ELF kernel with a PVH entry
   --initrd FILE
   --cmdline TEXT         the kernel's command line
-  --firmware bios|FILE   instead of a kernel: Debian's SeaBIOS, or the image of another firmware
+  --firmware bios|uefi|FILE
+                         instead of a kernel: Debian's SeaBIOS or OVMF, or another image
+  --firmware-vars FILE   keeps UEFI's variables; made if absent (default: gone with the process)
   --boot KEY=VALUE,...   how the firmware boots
       menu=TIME            offer its boot menu so long: 500ms, 5s (default: not at all)
       retry=TIME|off       try again when nothing could be booted (default: as the firmware likes)
@@ -117,6 +120,7 @@ const std::vector<FlagSpec>& MachineFlags() {
                                                         {"--initrd"},
                                                         {"--cmdline"},
                                                         {"--firmware"},
+                                                        {"--firmware-vars"},
                                                         {"--boot"},
                                                         {"--firmware-log"},
                                                         {"--smbios"},
@@ -349,6 +353,8 @@ absl::Status ApplyMachineFlag(const ScannedFlag& flag, VmConfig* config) {
     config->boot.cmdline = value;
   } else if (flag.name == "--firmware") {
     config->boot.firmware = value;
+  } else if (flag.name == "--firmware-vars") {
+    config->boot.variables = value;
   } else if (flag.name == "--boot") {
     return ParseBoot(value, config);
   } else if (flag.name == "--firmware-log") {

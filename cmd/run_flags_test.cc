@@ -48,14 +48,16 @@ TEST(VireoArgs, TheStableCommandLine) {
 }
 
 TEST(VireoArgs, FirmwareAndWhatItIsTold) {
-  const absl::StatusOr<VireoCommand> command = ParseVireoArgs(
-      {"run", "--firmware", "bios", "--boot", "menu=1500ms,retry=off", "--firmware-log", "f.log",
-       "--smbios", "vendor=V,,Inc,product=P,version=1,serial=S,asset-tag=A", "--disk",
-       "path=a,format=raw,bootindex=2"});
+  const absl::StatusOr<VireoCommand> command =
+      ParseVireoArgs({"run", "--firmware", "bios", "--firmware-vars", "v.fd", "--boot",
+                      "menu=1500ms,retry=off", "--firmware-log", "f.log", "--smbios",
+                      "vendor=V,,Inc,product=P,version=1,serial=S,asset-tag=A", "--disk",
+                      "path=a,format=raw,bootindex=2"});
   ASSERT_TRUE(command.ok()) << command.status();
   const VmConfig& config = std::get<RunOptions>(*command).config;
   EXPECT_EQ(config.boot.kernel, "");
   EXPECT_EQ(config.boot.firmware, "bios");
+  EXPECT_EQ(config.boot.variables, "v.fd");
   EXPECT_EQ(config.boot.menu_ms, 1500u);
   EXPECT_EQ(config.boot.retry_ms, 0u);
   EXPECT_EQ(config.boot.firmware_log, "f.log");
@@ -212,6 +214,7 @@ TEST(VireoArgs, HelpNamesEveryFlag) {
                            "--initrd",
                            "--cmdline",
                            "--firmware",
+                           "--firmware-vars",
                            "--boot",
                            "--firmware-log",
                            "--smbios",

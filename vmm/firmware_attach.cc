@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "devices/firmware/smbios.h"
+#include "vmm/firmware_descriptors.h"
 #include "vmm/firmware_rom.h"
 #include "vmm/machine_builder.h"
 #include "vmm/x86/acpi.h"
@@ -25,6 +27,8 @@ namespace vireo {
 namespace {
 
 constexpr char kSeabiosPath[] = "/usr/share/seabios/bios-256k.bin";
+constexpr char kOvmfCodePath[] = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+constexpr char kOvmfVariablesPath[] = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
 // What SeaBIOS reads in CMOS besides the memory's sizes.
 constexpr uint8_t kCmosBootOrder = 0x3d;  // Two of the three nibbles, first one low.
@@ -48,25 +52,60 @@ std::array<uint8_t, 16> UuidBytes(const std::string& uuid) {
   return bytes;
 }
 
+// An image of the host's installation, not a path that somebody set.
+absl::StatusOr<UniqueFd> OpenInstalled(const std::string& path, std::string_view package) {
+  DirectOpener anywhere;
+  absl::StatusOr<UniqueFd> fd = anywhere.Open(path, O_RDONLY);
+  if (fd.ok()) return fd;
+  return absl::FailedPreconditionError(
+      absl::StrFormat("%s; the package %s has it", fd.status().message(), package));
+}
+
 }  // namespace
 
 absl::Status MachineBuilder::OpenFirmware() {
-  const BootConfig& boot = m_.config_.boot;
-  UniqueFd fd;
-  std::string path = boot.firmware;
-  if (boot.firmware == kFirmwareBios) {
-    path = kSeabiosPath;
-    DirectOpener anywhere;  // A part of the host's installation, not a path that somebody set.
-    absl::StatusOr<UniqueFd> opened = anywhere.Open(path, O_RDONLY);
-    if (!opened.ok()) {
-      return absl::FailedPreconditionError(
-          absl::StrFormat("%s; the package seabios has it", opened.status().message()));
-    }
-    fd = *std::move(opened);
-  } else {
-    ASSIGN_OR_RETURN(fd, m_.opener_.Open(path, O_RDONLY | O_NONBLOCK));
+  const std::string& firmware = m_.config_.boot.firmware;
+  if (firmware == kFirmwareBios) {
+    ASSIGN_OR_RETURN(const UniqueFd fd, OpenInstalled(kSeabiosPath, "seabios"));
+    ASSIGN_OR_RETURN(m_.firmware_rom_, LoadFirmwareRom(fd, kSeabiosPath));
+    return absl::OkStatus();
   }
-  ASSIGN_OR_RETURN(m_.firmware_rom_, LoadFirmwareRom(fd, path));
+  if (firmware == kFirmwareUefi) {
+    ASSIGN_OR_RETURN(const UniqueFd fd, OpenInstalled(kOvmfCodePath, "ovmf"));
+    ASSIGN_OR_RETURN(m_.firmware_rom_, LoadFirmwareRom(fd, kOvmfCodePath));
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(const UniqueFd fd, m_.opener_.Open(firmware, O_RDONLY | O_NONBLOCK));
+  ASSIGN_OR_RETURN(const std::string canonical, m_.opener_.Canonical(firmware));
+  const std::string descriptor =
+      DescriptorThatRequiresSmm(FirmwareDescriptorFolders(), {firmware, canonical});
+  if (!descriptor.empty()) {
+    return absl::UnimplementedError(
+        absl::StrFormat("%s needs system management mode (SMM), says %s, which this machine does "
+                        "not have",
+                        firmware, descriptor));
+  }
+  ASSIGN_OR_RETURN(m_.firmware_rom_, LoadFirmwareRom(fd, firmware));
+  return absl::OkStatus();
+}
+
+absl::Status MachineBuilder::OpenVariables() {
+  const BootConfig& boot = m_.config_.boot;
+  if (boot.firmware != kFirmwareUefi && boot.variables.empty()) return absl::OkStatus();
+  MappedRegion initial;
+  if (boot.firmware == kFirmwareUefi) {
+    ASSIGN_OR_RETURN(const UniqueFd fd, OpenInstalled(kOvmfVariablesPath, "ovmf"));
+    ASSIGN_OR_RETURN(initial, LoadFirmwarePart(fd, kOvmfVariablesPath));
+  }
+  absl::StatusOr<VariableStore> store =
+      boot.variables.empty() ? VariableStore::InMemory(initial.bytes())
+                             : VariableStore::Open(m_.opener_, boot.variables, initial.bytes());
+  if (!store.ok()) return store.status();
+  if (store->contents().size() + m_.firmware_rom_.bytes().size() > kMaxFirmwareBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: firmware and variables have more than 16 MiB", boot.variables));
+  }
+  m_.variables_.emplace(*std::move(store));
   return absl::OkStatus();
 }
 
@@ -92,6 +131,13 @@ absl::Status MachineBuilder::PlaceFirmware() {
                                                                   .ram = {backing},
                                                                   .name = "firmware"}));
   RETURN_IF_ERROR(m_.address_space_->Place(window, x86::k4GiB - rom.size()));
+  if (m_.variables_.has_value()) {
+    // Right below the code, where the template's makers have put it.
+    const std::span<uint8_t> contents = m_.variables_->contents();
+    ASSIGN_OR_RETURN(
+        m_.variable_flash_,
+        Pflash::Create(*m_.address_space_, x86::k4GiB - rom.size() - contents.size(), contents));
+  }
   m_.shadow_memory_ = std::make_unique<ShadowMemory>(*m_.address_space_, *m_.memory_, rom);
   if (m_.debug_port_ != nullptr) {
     RETURN_IF_ERROR(m_.ports_.Insert(DebugPort::kPort, DebugPort::kPorts, *m_.debug_port_));

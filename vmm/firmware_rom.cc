@@ -20,7 +20,7 @@ absl::Status NoFirmware(const std::string& path, const std::string& problem) {
 
 }  // namespace
 
-absl::StatusOr<MappedRegion> LoadFirmwareRom(const UniqueFd& fd, const std::string& path) {
+absl::StatusOr<MappedRegion> LoadFirmwarePart(const UniqueFd& fd, const std::string& path) {
   struct stat file;
   if (::fstat(fd.get(), &file) != 0) return ErrnoStatus(errno, path);
   if (!S_ISREG(file.st_mode)) return NoFirmware(path, "it is not a regular file");
@@ -40,8 +40,13 @@ absl::StatusOr<MappedRegion> LoadFirmwareRom(const UniqueFd& fd, const std::stri
     if (count == 0) return NoFirmware(path, "it became shorter while it was read");
     done += static_cast<size_t>(count);
   }
+  return rom;
+}
+
+absl::StatusOr<MappedRegion> LoadFirmwareRom(const UniqueFd& fd, const std::string& path) {
+  ASSIGN_OR_RETURN(MappedRegion rom, LoadFirmwarePart(fd, path));
   // Processors begin 16 bytes below 4 GiB; neither 0 nor 0xff begins an instruction there.
-  const std::span<uint8_t> vector = bytes.last(kResetVectorBytes);
+  const std::span<uint8_t> vector = rom.bytes().last(kResetVectorBytes);
   if (vector[0] == 0 || vector[0] == 0xff) {
     return NoFirmware(path,
                       "there is no instruction where a processor begins, 16 bytes before its end");

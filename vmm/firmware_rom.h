@@ -19,6 +19,9 @@ inline constexpr uint64_t kFirmwareGranule = 4096;
 // of a wrong size, or has nothing where the first instruction must be. `path` is for messages.
 absl::StatusOr<MappedRegion> LoadFirmwareRom(const UniqueFd& fd, const std::string& path);
 
+// As above, of a part of it that is not where processors begin.
+absl::StatusOr<MappedRegion> LoadFirmwarePart(const UniqueFd& fd, const std::string& path);
+
 }  // namespace vireo
 
 #endif  // VIREO_VMM_FIRMWARE_ROM_H_

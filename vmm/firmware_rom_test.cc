@@ -60,6 +60,12 @@ TEST_F(FirmwareRomTest, RefusesWhatHoldsNoCodeAtItsEnd) {
   }
 }
 
+TEST_F(FirmwareRomTest, APartOfItNeedNoCode) {
+  const std::string path = folder_.File("part");
+  std::ofstream(path, std::ios::binary) << Image(128 << 10, '\xff');
+  EXPECT_TRUE(LoadFirmwarePart(UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC)), "part").ok());
+}
+
 TEST_F(FirmwareRomTest, RefusesWhatIsNoFile) {
   const absl::Status status =
       LoadFirmwareRom(UniqueFd(::open("/dev/zero", O_RDONLY | O_CLOEXEC)), "/dev/zero").status();

@@ -217,6 +217,7 @@ std::vector<Lifecycle*> Machine::PlatformDevices() {
   std::vector<Lifecycle*> devices = {serial_.get(),  rtc_.get(),           i8042_.get(), pm_.get(),
                                      pvpanic_.get(), reset_control_.get(), pci_.get()};
   if (fw_cfg_ != nullptr) devices.push_back(fw_cfg_.get());
+  if (variable_flash_ != nullptr) devices.push_back(variable_flash_.get());
   return devices;
 }
 

@@ -31,6 +31,7 @@
 #include "devices/cmos_rtc.h"
 #include "devices/firmware/debug_port.h"
 #include "devices/firmware/fw_cfg.h"
+#include "devices/firmware/pflash.h"
 #include "devices/firmware/shadow_memory.h"
 #include "devices/i8042.h"
 #include "devices/lifecycle.h"
@@ -51,6 +52,7 @@
 #include "vmm/kvm_interrupts.h"
 #include "vmm/loop_thread.h"
 #include "vmm/range_allocator.h"
+#include "vmm/variable_store.h"
 #include "vmm/vcpu_threads.h"
 #include "vmm/vm_config.h"
 #include "vmm/vm_controller.h"
@@ -184,6 +186,7 @@ class Machine final : private VcpuThreads::Events {
   UniqueFd kernel_;
   UniqueFd initrd_;
   MappedRegion firmware_rom_;
+  std::optional<VariableStore> variables_;
   std::unique_ptr<FirmwareLog> firmware_log_;
   std::unique_ptr<DebugPort> debug_port_;
   std::string kvm_kind_;
@@ -208,7 +211,8 @@ class Machine final : private VcpuThreads::Events {
   std::unique_ptr<AcpiPm> pm_;
   std::unique_ptr<PvPanic> pvpanic_;
   std::unique_ptr<ResetControl> reset_control_;
-  std::unique_ptr<ShadowMemory> shadow_memory_;  // These two with firmware only.
+  std::unique_ptr<ShadowMemory> shadow_memory_;  // These three with firmware only.
+  std::unique_ptr<Pflash> variable_flash_;       // And this one when it keeps variables.
   std::unique_ptr<FwCfg> fw_cfg_;
   std::unique_ptr<pci::RootBus> pci_;
   std::vector<std::unique_ptr<virtio::VirtioDevice>> devices_;

@@ -71,6 +71,8 @@ absl::Status MachineBuilder::OpenBootFiles() {
   if (!m_.has_firmware()) return OpenKernel();
   const absl::Status firmware = OpenFirmware();
   if (!firmware.ok()) return InField("boot.firmware", firmware);
+  const absl::Status variables = OpenVariables();
+  if (!variables.ok()) return InField("boot.variables", variables);
   if (m_.config_.boot.firmware_log.empty()) return absl::OkStatus();
   const absl::Status log = OpenFirmwareLog();
   return log.ok() ? log : InField("boot.firmware_log", log);

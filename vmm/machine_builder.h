@@ -44,6 +44,7 @@ class MachineBuilder {
   absl::Status OpenBootFiles();
   absl::Status OpenKernel();
   absl::Status OpenFirmware();
+  absl::Status OpenVariables();
   absl::Status OpenFirmwareLog();
   absl::Status OpenKvm();
   absl::Status MakeProcessorTemplate();

@@ -123,6 +123,7 @@ absl::Status ValidateBoot(const BootConfig& boot) {
       return Invalid("boot.kernel",
                      "missing; name a bzImage or a PVH ELF kernel, or firmware to boot a disk");
     }
+    if (!boot.variables.empty()) return Invalid("boot.variables", "they are of firmware");
     if (boot.menu_ms != 0) return Invalid("boot.menu", "only firmware has a boot menu");
     if (boot.retry_ms.has_value()) return Invalid("boot.retry", "only firmware tries again");
     if (!boot.firmware_log.empty()) {
@@ -130,9 +131,8 @@ absl::Status ValidateBoot(const BootConfig& boot) {
     }
     return absl::OkStatus();
   }
-  if (boot.firmware == "uefi") {
-    return absl::UnimplementedError(
-        "boot.firmware: uefi is beyond this version; use bios, or the path of a firmware's image");
+  if (boot.firmware == kFirmwareBios && !boot.variables.empty()) {
+    return Invalid("boot.variables", "a BIOS keeps none; they are of firmware \"uefi\"");
   }
   if (!boot.kernel.empty()) {
     return Invalid(

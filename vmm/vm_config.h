@@ -45,15 +45,19 @@ struct MemoryConfig {
   bool operator==(const MemoryConfig&) const = default;
 };
 
-// `BootConfig::firmware` of Debian's SeaBIOS.
+// `BootConfig::firmware` of Debian's SeaBIOS and OVMF.
 inline constexpr char kFirmwareBios[] = "bios";
+inline constexpr char kFirmwareUefi[] = "uefi";
 
 // Either a kernel, which the machine starts in, or firmware, which starts what a disk holds.
 struct BootConfig {
   std::string kernel;    // Path or fd:N of a bzImage or a PVH ELF.
   std::string initrd;    // Optional, of the kernel.
   std::string cmdline;   // Passed to it as it is.
-  std::string firmware;  // kFirmwareBios, or path or fd:N of a firmware's image.
+  std::string firmware;  // One of the above, or path or fd:N of a firmware's image.
+  // Path or fd:N of the file that keeps UEFI's variables, made if absent for kFirmwareUefi; empty:
+  // they are gone with the process.
+  std::string variables;
   // How long firmware offers its boot menu; 0: not at all. At most kMaxMenuMs.
   uint32_t menu_ms = 0;
   // When firmware has found nothing to boot it tries again after so long; 0: never; none: as it

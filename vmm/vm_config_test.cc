@@ -66,11 +66,11 @@ TEST(VmConfigTest, FirmwareNeedsNoKernel) {
   EXPECT_TRUE(Validate(config).ok()) << Validate(config);
 }
 
-TEST(VmConfigTest, UefiIsRefusedByName) {
+TEST(VmConfigTest, UefiKeepsVariables) {
   VmConfig config = WithFirmware();
-  config.boot.firmware = "uefi";
-  EXPECT_EQ(Validate(config).code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(Validate(config).message()), HasSubstr("boot.firmware: uefi"));
+  config.boot.firmware = kFirmwareUefi;
+  config.boot.variables = "vars.fd";
+  EXPECT_TRUE(Validate(config).ok()) << Validate(config);
 }
 
 struct BadConfig {
@@ -122,6 +122,11 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"MenuOfAKernel", [](VmConfig& c) { c.boot.menu_ms = 1; }, "boot.menu"},
         BadConfig{"LongMenu", [](VmConfig& c) { c.boot = {.firmware = "bios", .menu_ms = 65536}; },
                   "boot.menu: 65536 ms"},
+        BadConfig{"VariablesOfAKernel", [](VmConfig& c) { c.boot.variables = "v"; },
+                  "boot.variables"},
+        BadConfig{"VariablesOfABios",
+                  [](VmConfig& c) { c.boot = {.firmware = "bios", .variables = "v"}; },
+                  "boot.variables: a BIOS keeps none"},
         BadConfig{"RetryOfAKernel", [](VmConfig& c) { c.boot.retry_ms = 0; }, "boot.retry"},
         BadConfig{"LogOfNoFirmware", [](VmConfig& c) { c.boot.firmware_log = "l"; },
                   "boot.firmware_log"},

@@ -283,6 +283,16 @@ TEST_F(DisassembledDsdt, HoldsTheMachine) {
   EXPECT_THAT(source, Not(HasSubstr("Device (C004)")));
 }
 
+// Nobody else is placed over it.
+TEST_F(DisassembledDsdt, DevicesAreAboveAnEcamThatLiesInTheirWindow) {
+  EXPECT_THAT(Source(Options(1, 1)), HasSubstr("0xC0000000,         // Range Minimum"));
+  AcpiOptions options = Options(1, 1);
+  options.ecam_base = 0xe0000000;
+  const std::string source = Source(options);
+  EXPECT_THAT(source, HasSubstr("0xF0000000,         // Range Minimum"));
+  EXPECT_THAT(source, Not(HasSubstr("0xC0000000,         // Range Minimum")));
+}
+
 TEST_F(DisassembledDsdt, LeavesOutWhatIsNotThere) {
   AcpiOptions options = Options(1, 1);
   options.i8042 = options.com1 = options.pvpanic = false;

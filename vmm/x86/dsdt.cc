@@ -88,12 +88,19 @@ Term IsaBridge(const AcpiOptions& options) {
 
 Term PciRoot(const AcpiOptions& options) {
   const Layout& layout = options.layout;
+  // Firmware may have put ECAM at the start or in the middle of the 32-bit window (OVMF: at
+  // 0xe0000000), and places devices above it then.
+  AddressRange window = layout.pci32;
+  const uint64_t ecam_end = options.ecam_base + kEcamBytes;
+  if (options.ecam_base >= window.base && ecam_end < window.end()) {
+    window = {ecam_end, window.end() - ecam_end};
+  }
   const Term resources =
       aml::ResourceTemplate({aml::BusNumbers(0, 255), aml::Io(kPciConfigAddressPort, 8),
                              aml::IoWindow(0, kPciConfigAddressPort - 1),
                              aml::IoWindow(kPciConfigAddressPort + 8, 0xffff),
-                             aml::MemoryWindow32(static_cast<uint32_t>(layout.pci32.base),
-                                                 static_cast<uint32_t>(layout.pci32.end() - 1)),
+                             aml::MemoryWindow32(static_cast<uint32_t>(window.base),
+                                                 static_cast<uint32_t>(window.end() - 1)),
                              aml::MemoryWindow64(layout.pci64.base, layout.pci64.end() - 1)});
   return aml::Device(
       "PCI0", {aml::Name("_HID", aml::EisaId("PNP0A08")), aml::Name("_CID", aml::EisaId("PNP0A03")),
