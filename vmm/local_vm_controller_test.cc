@@ -7,13 +7,16 @@
 
 #include <condition_variable>
 #include <cstdlib>
+#include <fstream>
 #include <future>
 #include <mutex>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/temp_dir.h"
 
 namespace vireo {
 namespace {
@@ -132,6 +135,30 @@ TEST_F(LocalVmControllerTest, FirmwareFindsItsPlaceAgainAfterAReset) {
   EXPECT_EQ(vm_->Describe().resets, 1u);
   constexpr std::string_view kRun = "QEMU rom below ram lock etc/e820 ";
   screen_->WaitFor(std::string(kRun) + std::string(kRun) + "end ");
+}
+
+// Over a reset, and over the end of the machine in the file.
+TEST_F(LocalVmControllerTest, FlashBelowTheFirmwareKeepsWhatIsProgrammed) {
+  TempDir folder;
+  const std::string path = folder.File("vars.fd");
+  std::string blank(8192, '\0');
+  blank.replace(0, 4096, std::string(4096, '\xff'));
+  blank.replace(40, 4, "_FVH");
+  std::ofstream(path, std::ios::binary) << blank;
+  VmConfig config;
+  config.memory.size_bytes = uint64_t{32} << 20;
+  config.boot.firmware = Runfile("tests/guest/firmware/firmware.rom");
+  config.boot.variables = path;
+  ASSERT_EQ(Create(config), absl::OkStatus());
+  ASSERT_EQ(Do(&VmController::Boot), absl::OkStatus());
+  EXPECT_EQ(vm_->WaitUntilStopped().cause, VmCause::kGuestPowerOff);
+  screen_->WaitFor("lock etc/e820 flash QEMU rom below ram lock etc/e820 kept flash end ");
+  std::ostringstream kept;
+  kept << std::ifstream(path, std::ios::binary).rdbuf();
+  std::string wanted = blank;
+  wanted[100] = 0x42;
+  wanted.replace(4096, 4096, std::string(4096, '\xff'));
+  EXPECT_EQ(kept.str(), wanted);
 }
 
 TEST_F(LocalVmControllerTest, FirmwareThatIsNoneIsRefusedByName) {

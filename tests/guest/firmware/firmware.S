@@ -8,6 +8,8 @@
 #   ram    that RAM reads as it was written, and the code copied into it runs
 #   lock   made read-only, it took no write
 #   name   the first file of the directory, fetched by DMA
+#   flash  of 8 KiB below the ROM, if there is any: it is found as OVMF finds it, takes a byte and erases a block
+#   kept   it holds that byte already
 #
 # The first time it resets the machine then, which must bring the ROM back; the second time it powers off.
 
@@ -98,6 +100,43 @@ begin:
         pushw   %cs
         popw    %ds
 
+        # Memory at the top of 4 GiB through %fs, whose limit stays as protected mode has set it.
+        lgdt    gdt_pointer
+        movl    %cr0, %eax
+        orb     $1, %al
+        movl    %eax, %cr0
+        movw    $8, %bx
+        movw    %bx, %fs
+        andb    $0xfe, %al
+        movl    %eax, %cr0
+        movl    $0xfffee000, %edi
+        cmpl    $0x4856465f, %fs:40(%edi)       # "_FVH"
+        jne     after_flash
+        cmpb    $0x42, %fs:100(%edi)
+        jne     1f
+        movw    $said_kept, %si
+        call    say
+1:      movb    $0x50, %fs:(%edi)       # Clear the status, show it.
+        movb    $0x70, %fs:(%edi)
+        cmpb    $0, %fs:(%edi)
+        jne     failed
+        movb    $0x10, %fs:100(%edi)    # Program.
+        movb    $0x42, %fs:100(%edi)
+        cmpb    $0x80, %fs:100(%edi)
+        jne     failed
+        movb    $0x20, %fs:4096(%edi)   # Erase the second block.
+        movb    $0xd0, %fs:4096(%edi)
+        cmpb    $0x80, %fs:4096(%edi)
+        jne     failed
+        movb    $0xff, %fs:(%edi)       # An array again.
+        cmpb    $0x42, %fs:100(%edi)
+        jne     failed
+        cmpb    $0xff, %fs:4097(%edi)
+        jne     failed
+        movw    $said_flash, %si
+        call    say
+after_flash:
+
         # The clock's memory is kept over a reset.
         movb    $0x70, %al
         outb    %al, $0x70
@@ -184,8 +223,15 @@ said_rom:       .asciz "rom"
 said_below:     .asciz "below"
 said_ram:       .asciz "ram"
 said_lock:      .asciz "lock"
+said_flash:     .asciz "flash"
+said_kept:      .asciz "kept"
 said_end:       .asciz "end"
 said_failed:    .asciz "FAILED"
+        .balign 8
+gdt:            .quad 0
+                .quad 0x00cf93000000ffff        # All of 4 GiB; accessed, since the table is locked.
+gdt_pointer:    .word 15
+                .long 0xf0000 + gdt
 mark:           .byte 0
 code_end:
 
