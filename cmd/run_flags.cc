@@ -36,7 +36,8 @@ The machine (values may carry K, M, G, T; a comma within a value is written twic
   --initrd FILE
   --cmdline TEXT         the kernel's command line
   --firmware bios|uefi|FILE
-                         instead of a kernel: Debian's SeaBIOS or OVMF, or another image
+                         Debian's SeaBIOS or OVMF, or another image; boots a disk, or the kernel
+                         (a bzImage) if one is named
   --firmware-vars FILE   keeps UEFI's variables; made if absent (default: gone with the process)
   --boot KEY=VALUE,...   how the firmware boots
       menu=TIME            offer its boot menu so long: 500ms, 5s (default: not at all)

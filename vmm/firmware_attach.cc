@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -15,12 +17,15 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "devices/firmware/linux_rom.h"
 #include "devices/firmware/smbios.h"
 #include "vmm/firmware_descriptors.h"
 #include "vmm/firmware_rom.h"
 #include "vmm/machine_builder.h"
 #include "vmm/x86/acpi.h"
 #include "vmm/x86/e820.h"
+#include "vmm/x86/firmware_kernel.h"
+#include "vmm/x86/kernel_file.h"
 #include "vmm/x86/table_loader.h"
 
 namespace vireo {
@@ -160,6 +165,7 @@ std::string MachineBuilder::BootOrder() const {
   });
   // Open Firmware's names of devices, as SeaBIOS and OVMF make them too; a line each.
   std::string order;
+  if (m_.kernel_.valid()) order = absl::StrCat("/rom@", kLinuxRomFile);
   for (const DiskConfig* const disk : disks) {
     for (const Machine::PlacedFunction& function : m_.functions_) {
       if (function.id != disk->id) continue;
@@ -209,6 +215,10 @@ absl::Status MachineBuilder::TellFirmware() {
     bytes.push_back(0);
     files.emplace_back("bootorder", std::move(bytes));
   }
+  if (m.kernel_.valid()) {
+    RETURN_IF_ERROR(OfferKernel());
+    files.emplace_back(kLinuxRomFile, LinuxRom());
+  }
   SmbiosTables smbios = DescribeMachine(uuid);
   files.emplace_back("etc/smbios/smbios-anchor", std::move(smbios.entry_point));
   files.emplace_back("etc/smbios/smbios-tables", std::move(smbios.structures));
@@ -222,6 +232,41 @@ absl::Status MachineBuilder::TellFirmware() {
     }));
   }
   return m.ports_.Insert(FwCfg::kPort, FwCfg::kPorts, fw_cfg);
+}
+
+absl::Status MachineBuilder::OfferKernel() {
+  const BootConfig& boot = m_.config_.boot;
+  std::optional<x86::InputFile> initrd;
+  if (m_.initrd_.valid()) initrd.emplace(x86::InputFile{m_.initrd_, boot.initrd});
+  ASSIGN_OR_RETURN(
+      x86::FirmwareKernel kernel,
+      x86::PrepareFirmwareKernel(m_.layout_, {m_.kernel_, boot.kernel}, initrd, boot.cmdline));
+  FwCfg& fw_cfg = *m_.fw_cfg_;
+  fw_cfg.SetNumber(FwCfg::kSetupAddress, kernel.setup_address, 4);
+  fw_cfg.SetNumber(FwCfg::kSetupBytes, kernel.setup.size(), 4);
+  fw_cfg.SetItem(FwCfg::kSetup, std::move(kernel.setup));
+  fw_cfg.SetNumber(FwCfg::kCommandLineAddress, kernel.command_line_address, 4);
+  fw_cfg.SetNumber(FwCfg::kCommandLineBytes, kernel.command_line.size(), 4);
+  fw_cfg.SetItem(FwCfg::kCommandLine, std::move(kernel.command_line));
+  // These are large, and read from their files when firmware asks.
+  fw_cfg.SetNumber(FwCfg::kKernelAddress, kernel.payload_address, 4);
+  fw_cfg.SetNumber(FwCfg::kKernelBytes, kernel.payload_bytes, 4);
+  fw_cfg.SetItem(FwCfg::kKernel, kernel.payload_bytes,
+                 [this_machine = &m_, begin = kernel.payload_offset](uint64_t offset,
+                                                                     std::span<uint8_t> part) {
+                   return x86::ReadInputFileExactly(
+                       {this_machine->kernel_, this_machine->config_.boot.kernel}, begin + offset,
+                       part);
+                 });
+  if (kernel.initrd_bytes == 0) return absl::OkStatus();
+  fw_cfg.SetNumber(FwCfg::kInitrdAddress, kernel.initrd_address, 4);
+  fw_cfg.SetNumber(FwCfg::kInitrdBytes, kernel.initrd_bytes, 4);
+  fw_cfg.SetItem(FwCfg::kInitrd, kernel.initrd_bytes,
+                 [this_machine = &m_](uint64_t offset, std::span<uint8_t> part) {
+                   return x86::ReadInputFileExactly(
+                       {this_machine->initrd_, this_machine->config_.boot.initrd}, offset, part);
+                 });
+  return absl::OkStatus();
 }
 
 SmbiosTables MachineBuilder::DescribeMachine(const std::array<uint8_t, 16>& uuid) const {

@@ -68,7 +68,8 @@ Task<absl::Status> MachineBuilder::BuildAll() {
 
 absl::Status MachineBuilder::OpenBootFiles() {
   ASSIGN_OR_RETURN(m_.opener_, DirectOpener::Create(m_.config_.allowed_directories));
-  if (!m_.has_firmware()) return OpenKernel();
+  if (!m_.config_.boot.kernel.empty()) RETURN_IF_ERROR(OpenKernel());
+  if (!m_.has_firmware()) return absl::OkStatus();
   const absl::Status firmware = OpenFirmware();
   if (!firmware.ok()) return InField("boot.firmware", firmware);
   const absl::Status variables = OpenVariables();

@@ -62,6 +62,8 @@ class MachineBuilder {
   absl::Status AttachRng();
   // After all devices: firmware is told of them.
   absl::Status TellFirmware();
+  // The kernel, for firmware to start.
+  absl::Status OfferKernel();
   // The devices that firmware tries, first one first; empty when there is none.
   std::string BootOrder() const;
   SmbiosTables DescribeMachine(const std::array<uint8_t, 16>& uuid) const;

@@ -134,14 +134,9 @@ absl::Status ValidateBoot(const BootConfig& boot) {
   if (boot.firmware == kFirmwareBios && !boot.variables.empty()) {
     return Invalid("boot.variables", "a BIOS keeps none; they are of firmware \"uefi\"");
   }
-  if (!boot.kernel.empty()) {
-    return Invalid(
-        "boot.kernel",
-        absl::StrFormat("%s contradicts firmware, which boots disks; leave one away", boot.kernel));
-  }
-  if (!boot.initrd.empty() || !boot.cmdline.empty()) {
+  if (boot.kernel.empty() && (!boot.initrd.empty() || !boot.cmdline.empty())) {
     return Invalid(boot.initrd.empty() ? "boot.cmdline" : "boot.initrd",
-                   "is for a kernel, and firmware takes kernels from disks");
+                   "is for a kernel; name one, or firmware takes it from a disk");
   }
   if (boot.menu_ms > kMaxMenuMs) {
     return Invalid("boot.menu",

@@ -49,9 +49,10 @@ struct MemoryConfig {
 inline constexpr char kFirmwareBios[] = "bios";
 inline constexpr char kFirmwareUefi[] = "uefi";
 
-// Either a kernel, which the machine starts in, or firmware, which starts what a disk holds.
+// A kernel that the machine starts in, or firmware, which starts what a disk holds, or both:
+// firmware, which starts the kernel.
 struct BootConfig {
-  std::string kernel;    // Path or fd:N of a bzImage or a PVH ELF.
+  std::string kernel;    // Path or fd:N of a bzImage or (without firmware) a PVH ELF.
   std::string initrd;    // Optional, of the kernel.
   std::string cmdline;   // Passed to it as it is.
   std::string firmware;  // One of the above, or path or fd:N of a firmware's image.

@@ -112,8 +112,6 @@ INSTANTIATE_TEST_SUITE_P(
                   "memory.size"},
         BadConfig{"MaxMemory", [](VmConfig& c) { c.memory.max_bytes = 64 << 20; }, "memory.max"},
         BadConfig{"NoKernel", [](VmConfig& c) { c.boot.kernel.clear(); }, "boot.kernel: missing"},
-        BadConfig{"FirmwareAndKernel", [](VmConfig& c) { c.boot.firmware = "bios"; },
-                  "boot.kernel: /boot/vmlinuz contradicts firmware"},
         BadConfig{"FirmwareAndInitrd",
                   [](VmConfig& c) { c.boot = {.initrd = "i", .firmware = "bios"}; }, "boot.initrd"},
         BadConfig{"FirmwareAndCmdline",

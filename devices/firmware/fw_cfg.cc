@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "base/check.h"
 #include "base/endian.h"
+#include "base/log.h"
 #include "base/status.h"
 
 namespace vireo {
@@ -24,6 +25,8 @@ constexpr uint64_t kDmaLow = 8;
 // Bits of a key: asked for writing (which nothing here can), and of this architecture. The second
 // is part of an item's name.
 constexpr uint16_t kWriteChannel = 1 << 14;
+
+constexpr uint64_t kWindowBytes = 64 << 10;
 
 constexpr uint32_t kTraditional = 1 << 0;
 constexpr uint32_t kDma = 1 << 1;
@@ -74,7 +77,13 @@ FwCfg::FwCfg(GuestMemory& memory) : memory_(memory) {
 void FwCfg::SetItem(uint16_t key, std::vector<uint8_t> bytes) {
   VIREO_CHECK((key & kWriteChannel) == 0, "a key is without the flag that asks for writing");
   const MutexLock lock(mutex_);
-  items_[key] = {.bytes = std::move(bytes), .make = nullptr};
+  items_[key] = {.bytes = std::move(bytes)};
+}
+
+void FwCfg::SetItem(uint16_t key, uint64_t bytes, ReadPart read) {
+  VIREO_CHECK((key & kWriteChannel) == 0, "a key is without the flag that asks for writing");
+  const MutexLock lock(mutex_);
+  items_[key] = {.bytes = {}, .read = std::move(read), .read_bytes = bytes};
 }
 
 void FwCfg::SetNumber(uint16_t key, uint64_t value, size_t bytes) {
@@ -84,7 +93,7 @@ void FwCfg::SetNumber(uint16_t key, uint64_t value, size_t bytes) {
 }
 
 absl::Status FwCfg::AddFile(const std::string& name, std::vector<uint8_t> bytes) {
-  return AddItemAsFile(name, {.bytes = std::move(bytes), .make = nullptr});
+  return AddItemAsFile(name, {.bytes = std::move(bytes)});
 }
 
 absl::Status FwCfg::AddFile(const std::string& name,
@@ -124,6 +133,7 @@ absl::Status FwCfg::AddItemAsFile(const std::string& name, Item item) {
 void FwCfg::Select(uint16_t key) {
   selected_ = key & static_cast<uint16_t>(~kWriteChannel);
   offset_ = 0;
+  window_ = {};
   const auto found = items_.find(selected_);
   if (found == items_.end() || found->second.make == nullptr) return;
   std::vector<uint8_t> bytes = found->second.make();
@@ -131,19 +141,43 @@ void FwCfg::Select(uint16_t key) {
   found->second.bytes = std::move(bytes);
 }
 
-std::span<const uint8_t> FwCfg::Rest() const {
+uint64_t FwCfg::SelectedSize() const {
   const auto found = items_.find(selected_);
-  if (found == items_.end()) return {};
-  return std::span<const uint8_t>(found->second.bytes).subspan(offset_);
+  return found == items_.end() ? 0 : found->second.size();
+}
+
+absl::StatusOr<std::span<const uint8_t>> FwCfg::Next() {
+  const auto found = items_.find(selected_);
+  if (found == items_.end()) return std::span<const uint8_t>();
+  Item& item = found->second;
+  if (item.read == nullptr) return std::span<const uint8_t>(item.bytes).subspan(offset_);
+  if (offset_ < window_offset_ || offset_ >= window_offset_ + window_.size()) {
+    window_.resize(std::min<uint64_t>(kWindowBytes, item.read_bytes - offset_));
+    window_offset_ = offset_;
+    const absl::Status status = item.read(offset_, window_);
+    if (!status.ok()) {
+      window_.clear();
+      if (log_limit_.Allow()) LogError("fw_cfg: item %#x: %s", selected_, status.message());
+      return status;
+    }
+  }
+  return std::span<const uint8_t>(window_).subspan(offset_ - window_offset_);
 }
 
 bool FwCfg::CopyOut(uint64_t address, uint32_t length) {
   if (!memory_.Contains(GuestAddress(address), length)) return false;
-  const std::span<const uint8_t> rest = Rest();
-  const std::span<const uint8_t> source = rest.first(std::min<size_t>(rest.size(), length));
-  offset_ += source.size();
-  return memory_.Write(GuestAddress(address), source).ok() &&
-         memory_.Fill(GuestAddress(address + source.size()), 0, length - source.size()).ok();
+  uint64_t done = 0;
+  while (done < length) {
+    const absl::StatusOr<std::span<const uint8_t>> next = Next();
+    if (!next.ok()) return false;
+    if (next->empty()) break;
+    const std::span<const uint8_t> part =
+        next->first(std::min<uint64_t>(next->size(), length - done));
+    if (!memory_.Write(GuestAddress(address + done), part).ok()) return false;
+    done += part.size();
+    offset_ += part.size();
+  }
+  return memory_.Fill(GuestAddress(address + done), 0, length - done).ok();
 }
 
 void FwCfg::RunDma(GuestAddress at) {
@@ -159,7 +193,7 @@ void FwCfg::RunDma(GuestAddress at) {
   } else if ((control & kWrite) != 0) {
     good = length == 0;  // No item takes any.
   } else if ((control & kSkip) != 0) {
-    offset_ += std::min<size_t>(Rest().size(), length);
+    offset_ += std::min<uint64_t>(SelectedSize() - offset_, length);
   }
   // The request was read from there, and RAM stays.
   (void)memory_.WriteObject(at, Be32(good ? 0 : kError));
@@ -171,9 +205,10 @@ void FwCfg::Read(uint64_t offset, std::span<uint8_t> data) {
   for (size_t i = 0; i < data.size(); ++i) {
     const uint64_t at = offset + i;
     if (at == kData) {
-      const std::span<const uint8_t> rest = Rest();
-      data[i] = rest.empty() ? 0 : rest[0];
-      if (!rest.empty()) ++offset_;
+      const absl::StatusOr<std::span<const uint8_t>> next = Next();
+      const bool has_byte = next.ok() && !next->empty();
+      data[i] = has_byte ? (*next)[0] : 0;
+      if (has_byte) ++offset_;
     } else if (at >= kDmaHigh && at < kDmaHigh + kDmaSignature.size()) {
       data[i] = static_cast<uint8_t>(kDmaSignature[at - kDmaHigh]);
     }
@@ -200,6 +235,7 @@ Task<void> FwCfg::Reset() {
   const MutexLock lock(mutex_);
   selected_ = 0;
   offset_ = 0;
+  window_ = {};
   dma_high_ = 0;
   co_return;
 }
@@ -223,7 +259,7 @@ absl::Status FwCfg::Restore(const EncodedState& state) {
   RETURN_IF_ERROR(reader.Finish());
   const MutexLock lock(mutex_);
   Select(selected);
-  if (offset > Rest().size()) {
+  if (offset > SelectedSize()) {
     return absl::DataLossError(
         absl::StrFormat("fw-cfg: offset %d lies past the end of item %#x", offset, selected));
   }

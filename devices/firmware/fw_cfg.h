@@ -25,6 +25,8 @@
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/log.h"
 #include "base/memory/guest_memory.h"
 #include "base/mutex.h"
 #include "devices/bus.h"
@@ -45,9 +47,22 @@ class FwCfg final : public BusDevice, public Lifecycle {
   static constexpr uint16_t kRamBytes = 0x0003;    // 64 bits, as all little-endian.
   static constexpr uint16_t kNoGraphics = 0x0004;  // 16 bits
   static constexpr uint16_t kCpus = 0x0005;        // 16 bits: there at boot.
-  static constexpr uint16_t kBootMenu = 0x000e;    // 16 bits: 1 to offer it.
-  static constexpr uint16_t kMaxCpus = 0x000f;     // 16 bits: one more than the last APIC ID.
-  static constexpr uint16_t kFiles = 0x0019;       // The directory; made by the device.
+  // Of a kernel to be started: where a BIOS puts each part (32 bits), how long it is, its bytes.
+  static constexpr uint16_t kKernelAddress = 0x0007;
+  static constexpr uint16_t kKernelBytes = 0x0008;
+  static constexpr uint16_t kInitrdAddress = 0x000a;
+  static constexpr uint16_t kInitrdBytes = 0x000b;
+  static constexpr uint16_t kBootMenu = 0x000e;  // 16 bits: 1 to offer it.
+  static constexpr uint16_t kMaxCpus = 0x000f;   // 16 bits: one more than the last APIC ID.
+  static constexpr uint16_t kKernel = 0x0011;
+  static constexpr uint16_t kInitrd = 0x0012;
+  static constexpr uint16_t kCommandLineAddress = 0x0013;
+  static constexpr uint16_t kCommandLineBytes = 0x0014;  // With its closing NUL.
+  static constexpr uint16_t kCommandLine = 0x0015;
+  static constexpr uint16_t kSetupAddress = 0x0016;
+  static constexpr uint16_t kSetupBytes = 0x0017;
+  static constexpr uint16_t kSetup = 0x0018;  // The real-mode part.
+  static constexpr uint16_t kFiles = 0x0019;  // The directory; made by the device.
   static constexpr uint16_t kFirstFile = 0x0020;
   static constexpr uint16_t kIrq0Override = 0x8002;  // 8 bits: 1, IRQ 0 arrives at input 2.
 
@@ -59,6 +74,11 @@ class FwCfg final : public BusDevice, public Lifecycle {
   void SetItem(uint16_t key, std::vector<uint8_t> bytes);
   // Little-endian.
   void SetNumber(uint16_t key, uint64_t value, size_t bytes);
+  // Fills a buffer with the bytes at an offset. What it answers instead, the guest's request fails
+  // with, and the log tells.
+  using ReadPart = absl::AnyInvocable<absl::Status(uint64_t offset, std::span<uint8_t> part)>;
+  // An item of `bytes` bytes that are read when the guest does, not kept.
+  void SetItem(uint16_t key, uint64_t bytes, ReadPart read);
   // ALREADY_EXISTS, or INVALID_ARGUMENT for a name of no bytes or too many.
   absl::Status AddFile(const std::string& name, std::vector<uint8_t> bytes);
   // A file whose bytes are made each time it is selected, from what the guest has set up by then.
@@ -77,7 +97,12 @@ class FwCfg final : public BusDevice, public Lifecycle {
  private:
   struct Item {
     std::vector<uint8_t> bytes;
-    absl::AnyInvocable<std::vector<uint8_t>()> make;  // May be null.
+    absl::AnyInvocable<std::vector<uint8_t>()> make = nullptr;  // May be null.
+    // When not null, this gives the bytes, so many, and `bytes` is empty.
+    ReadPart read = nullptr;
+    uint64_t read_bytes = 0;
+
+    uint64_t size() const { return read == nullptr ? bytes.size() : read_bytes; }
   };
   struct File {
     std::string name;
@@ -86,11 +111,13 @@ class FwCfg final : public BusDevice, public Lifecycle {
 
   absl::Status AddItemAsFile(const std::string& name, Item item);
   void Select(uint16_t key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // What is left of the selected item; empty when there is none.
-  std::span<const uint8_t> Rest() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Of the selected item; 0 when there is none.
+  uint64_t SelectedSize() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The item's bytes from offset_ on: all, or some, or none at its end. Good until the next call.
+  absl::StatusOr<std::span<const uint8_t>> Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RunDma(GuestAddress request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The next `length` bytes of the item, then zeros, to guest memory. False when that is not all
-  // RAM; nothing has moved then.
+  // RAM (nothing has moved then), or the item cannot be read.
   bool CopyOut(uint64_t address, uint32_t length) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   GuestMemory& memory_;
@@ -99,6 +126,10 @@ class FwCfg final : public BusDevice, public Lifecycle {
   std::vector<File> files_ ABSL_GUARDED_BY(mutex_);  // In the order of keys.
   uint16_t selected_ ABSL_GUARDED_BY(mutex_) = 0;    // Without its flags.
   uint64_t offset_ ABSL_GUARDED_BY(mutex_) = 0;      // Within the item; at most its size.
+  // What was read ahead of an item that is not kept.
+  std::vector<uint8_t> window_ ABSL_GUARDED_BY(mutex_);
+  uint64_t window_offset_ ABSL_GUARDED_BY(mutex_) = 0;
+  RateLimited log_limit_;
   uint32_t dma_high_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

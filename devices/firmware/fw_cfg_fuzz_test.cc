@@ -29,6 +29,11 @@ static_assert(sizeof(Record) == 24);
 
 void SetItems(FwCfg& device) {
   device.SetItem(0x7, std::vector<uint8_t>(5000, 7));
+  device.SetItem(0x11, 100'000, [](uint64_t offset, std::span<uint8_t> part) {
+    if (offset >= 90'000) return absl::UnavailableError("the host cannot read it");
+    for (uint8_t& byte : part) byte = static_cast<uint8_t>(offset++);
+    return absl::OkStatus();
+  });
   VIREO_CHECK(device.AddFile("etc/fixed", std::vector<uint8_t>{1, 2, 3}).ok());
   VIREO_CHECK(device.AddFile("etc/made", [] { return std::vector<uint8_t>(100, 4); }).ok());
 }

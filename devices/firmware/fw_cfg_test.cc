@@ -227,6 +227,51 @@ TEST_F(FwCfgTest, WhatIsMadeOnDemandIsMadeAtEachSelection) {
   EXPECT_THAT(memory_.Read(to, 1), ElementsAre(3));
 }
 
+// Item 0x11 of `bytes` bytes, each of which tells its place; nothing can be read from `broken` on.
+void SetReadItem(FwCfg& device, uint64_t bytes, uint64_t broken) {
+  device.SetItem(FwCfg::kKernel, bytes, [=](uint64_t offset, std::span<uint8_t> part) {
+    if (offset + part.size() > bytes) return absl::OutOfRangeError("past the end of the item");
+    if (offset + part.size() > broken) return absl::UnavailableError("the host cannot read it");
+    for (uint8_t& byte : part) byte = static_cast<uint8_t>(offset++ % 251);
+    return absl::OkStatus();
+  });
+}
+
+TEST_F(FwCfgTest, WhatIsNotKeptIsReadPieceByPiece) {
+  constexpr uint32_t kBytes = 150'000;  // More than two pieces.
+  SetReadItem(device_, kBytes, kBytes);
+  EXPECT_THAT(driver_.Item(FwCfg::kKernel, 3), ElementsAre(0, 1, 2));
+  const GuestAddress to = memory_.Allocate(kBytes + 2);
+  memory_.Write(to, Bytes(kBytes + 2, 0xee));
+  EXPECT_EQ(driver_.Dma(kRead, kBytes - 2, to.value()), 0u);
+  const Bytes read = memory_.Read(to, kBytes + 2);
+  for (uint32_t i = 0; i < kBytes - 3; ++i) ASSERT_EQ(read[i], (i + 3) % 251) << i;
+  EXPECT_EQ(read[kBytes - 3], 0);  // Past the end.
+  EXPECT_EQ(read[kBytes - 2], 0xee);
+  EXPECT_EQ(driver_.ReadByte(), 0);
+  EXPECT_EQ(driver_.Dma(FwCfg::kKernel << 16 | kSelect | kSkip, 100'000, 0), 0u);
+  EXPECT_EQ(driver_.ReadByte(), 100'000 % 251);
+  EXPECT_EQ(driver_.Dma(FwCfg::kKernel << 16 | kSelect | kRead, 1, to.value()), 0u);
+  EXPECT_EQ(memory_.Read(to, 1)[0], 0);
+}
+
+TEST_F(FwCfgTest, WhatCannotBeReadFailsTheRequest) {
+  SetReadItem(device_, 150'000, 100'000);
+  const GuestAddress to = memory_.Allocate(150'000);
+  EXPECT_EQ(driver_.Dma(FwCfg::kKernel << 16 | kSelect | kRead, 10, to.value()), 0u);
+  EXPECT_EQ(driver_.Dma(FwCfg::kKernel << 16 | kSelect | kRead, 150'000, to.value()), 1u);
+  EXPECT_EQ(driver_.ReadByte(), 0);
+}
+
+TEST_F(FwCfgTest, AFreshDeviceGoesOnInTheMiddleOfWhatIsNotKept) {
+  SetReadItem(device_, 150'000, 150'000);
+  EXPECT_EQ(driver_.Dma(FwCfg::kKernel << 16 | kSelect | kSkip, 70'000, 0), 0u);
+  FwCfg fresh(memory_.memory());
+  SetReadItem(fresh, 150'000, 150'000);
+  ASSERT_TRUE(fresh.Restore(device_.Save()).ok());
+  EXPECT_EQ(Driver(fresh, memory_).ReadByte(), 70'000 % 251);
+}
+
 TEST_F(FwCfgTest, ResetSelectsTheSignature) {
   const std::unique_ptr<EventLoop> loop = *EventLoop::Create();
   driver_.Item(7, 3);

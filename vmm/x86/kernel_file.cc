@@ -40,6 +40,25 @@ std::string_view Resemblance(std::span<const uint8_t> head) {
   return "neither the bzImage signature at offset 0x202 nor an ELF header is there";
 }
 
+// Returns how many bytes of `part` there are; fewer only at the end of the file.
+absl::StatusOr<size_t> ReadUpTo(InputFile file, uint64_t offset, std::span<uint8_t> part) {
+  size_t done = 0;
+  while (done < part.size()) {
+    const ssize_t got = ::pread(file.fd.get(), part.data() + done, part.size() - done,
+                                static_cast<off_t>(offset + done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return ErrnoStatus(errno, file.name);
+    if (got == 0) break;
+    done += static_cast<size_t>(got);
+  }
+  return done;
+}
+
+absl::Status Ended(InputFile file, uint64_t at, uint64_t wanted) {
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "%s: the file ends at byte %d, before its contents do (at %d)", file.name, at, wanted));
+}
+
 }  // namespace
 
 absl::StatusOr<uint64_t> InputFileSize(InputFile file) {
@@ -54,17 +73,15 @@ absl::StatusOr<uint64_t> InputFileSize(InputFile file) {
 absl::StatusOr<std::vector<uint8_t>> ReadInputFile(InputFile file, uint64_t offset,
                                                    uint64_t bytes) {
   std::vector<uint8_t> data(bytes);
-  size_t done = 0;
-  while (done < data.size()) {
-    const ssize_t got = ::pread(file.fd.get(), data.data() + done, data.size() - done,
-                                static_cast<off_t>(offset + done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return ErrnoStatus(errno, file.name);
-    if (got == 0) break;
-    done += static_cast<size_t>(got);
-  }
+  ASSIGN_OR_RETURN(const size_t done, ReadUpTo(file, offset, data));
   data.resize(done);
   return data;
+}
+
+absl::Status ReadInputFileExactly(InputFile file, uint64_t offset, std::span<uint8_t> part) {
+  ASSIGN_OR_RETURN(const size_t done, ReadUpTo(file, offset, part));
+  if (done < part.size()) return Ended(file, offset + done, offset + part.size());
+  return absl::OkStatus();
 }
 
 absl::Status ReadInputFileToGuest(InputFile file, uint64_t offset, uint64_t bytes,
@@ -88,9 +105,7 @@ absl::Status ReadInputFileToGuest(InputFile file, uint64_t offset, uint64_t byte
       break;
     }
     if (got == 0) {
-      status = absl::InvalidArgumentError(
-          absl::StrFormat("%s: the file ends at byte %d, before its contents do (at %d)", file.name,
-                          offset + done, offset + bytes));
+      status = Ended(file, offset + done, offset + bytes);
       break;
     }
     done += static_cast<uint64_t>(got);

@@ -30,6 +30,9 @@ absl::StatusOr<uint64_t> InputFileSize(InputFile file);
 // Up to `bytes` from `offset`; shorter only at the end of the file.
 absl::StatusOr<std::vector<uint8_t>> ReadInputFile(InputFile file, uint64_t offset, uint64_t bytes);
 
+// Fills `part` from `offset` on. INVALID_ARGUMENT when the file is shorter.
+absl::Status ReadInputFileExactly(InputFile file, uint64_t offset, std::span<uint8_t> part);
+
 // Reads exactly `bytes` from `offset` into RAM at `destination`. OUT_OF_RANGE when that is not RAM,
 // INVALID_ARGUMENT when the file is shorter. Memory may be partly written then.
 absl::Status ReadInputFileToGuest(InputFile file, uint64_t offset, uint64_t bytes,
