@@ -193,6 +193,7 @@ absl::StatusOr<DiskConfig> DiskFromProto(const v1::Disk& message, const std::str
                                                   disk.on_write_error, field + ".on_write_error"));
   ASSIGN_OR_RETURN(disk.on_stall, FromProto(kOnDiskStalls, message.on_stall(), disk.on_stall,
                                             field + ".on_stall"));
+  disk.cache_bytes = message.cache_bytes();
   if (message.has_stall_seconds()) disk.stall_seconds = message.stall_seconds();
   disk.legacy = message.legacy();
   if (message.has_boot_index()) {
@@ -359,6 +360,7 @@ v1::VmConfig ConfigToProto(const VmConfig& config) {
     to.set_stall_seconds(disk.stall_seconds);
     to.set_legacy(disk.legacy);
     if (disk.boot_index) to.set_boot_index(*disk.boot_index);
+    to.set_cache_bytes(disk.cache_bytes);
   }
   for (const NicConfig& nic : config.nics) {
     v1::Nic& to = *message.add_nics();

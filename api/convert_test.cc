@@ -66,6 +66,7 @@ constexpr char kFull[] = R"pb(
     stall_seconds: 7
     legacy: true
     boot_index: 300
+    cache_bytes: 2097152
   }
   disks { path: "fd:5" format: RAW }
   nics {
@@ -140,6 +141,7 @@ TEST(Convert, ConfigReachesEveryField) {
   EXPECT_EQ(config->disks[0].stall_seconds, 7u);
   EXPECT_TRUE(config->disks[0].legacy);
   EXPECT_FALSE(config->disks[1].legacy);
+  EXPECT_EQ(config->disks[0].cache_bytes, 2u << 20);
   EXPECT_EQ(config->disks[1].on_stall, OnDiskStall::kReport);
   EXPECT_EQ(config->disks[1].stall_seconds, 30u);
   EXPECT_EQ(config->disks[1].throttle, DiskThrottle());

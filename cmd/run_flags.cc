@@ -57,6 +57,7 @@ The machine (values may carry K, M, G, T; a comma within a value is written twic
       readonly=on|off      default off
       direct=on|off        O_DIRECT instead of the page cache; default off
       write-cache=on|off   off: each write is durable before it is reported; default on
+      cache-size=SIZE      memory for a QCOW2 disk's metadata, at most: 1M to 4G; default 32M
       serial=TEXT          at most 20 bytes; default: the id
       bootindex=N          firmware tries lower ones first (default: the order of the flags)
       id=NAME              default disk0, disk1, ...
@@ -236,9 +237,9 @@ absl::Status TakeErrorPolicy(const Values& values, const std::string& key, OnDis
 absl::StatusOr<DiskConfig> ParseDisk(const std::string& text) {
   const std::vector<std::string> limits = ThrottleKeys("throttle.");
   std::vector<absl::string_view> known = {
-      "path",  "format",      "readonly", "direct",         "write-cache", "serial",
-      "id",    "slot",        "loop",     "key-file",       "rerror",      "werror",
-      "stall", "stall-after", "legacy",   "throttle.group", "bootindex"};
+      "path",  "format",      "readonly", "direct",    "write-cache", "serial",
+      "id",    "slot",        "loop",     "key-file",  "rerror",      "werror",
+      "stall", "stall-after", "legacy",   "bootindex", "cache-size",  "throttle.group"};
   known.insert(known.end(), limits.begin(), limits.end());
   ASSIGN_OR_RETURN(const Values values, ParseKeyValues(text, known));
   DiskConfig disk;
@@ -256,6 +257,8 @@ absl::StatusOr<DiskConfig> ParseDisk(const std::string& text) {
                                           {"pause", OnDiskStall::kPause},
                                           {"ignore", OnDiskStall::kIgnore}});
   }));
+  RETURN_IF_ERROR(TakeParsed(values, "cache-size", &disk.cache_bytes,
+                             [](const std::string& value) { return ParseSize(value); }));
   RETURN_IF_ERROR(TakeNumber<uint32_t>(values, "stall-after", UINT32_MAX, &disk.stall_seconds));
   RETURN_IF_ERROR(TakeParsed(values, "format", &disk.format, [](const std::string& value) {
     return ParseWord<DiskFormat>(value, {{"raw", DiskFormat::kRaw}, {"qcow2", DiskFormat::kQcow2}});

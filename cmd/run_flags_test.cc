@@ -153,7 +153,7 @@ TEST(VireoArgs, DisksHaveKeysLimitsAndPolicies) {
   const RunOptions run =
       RunLine({"--disk",
                "path=a,format=qcow2,key-file=/run/key,rerror=stop,werror=report,"
-               "stall=pause,stall-after=5,"
+               "stall=pause,stall-after=5,cache-size=64M,"
                "throttle.bps-total=10M,throttle.bps-total-max=20M,"
                "throttle.bps-total-max-length=5,throttle.iops-read=100,throttle.iops-size=64K,"
                "throttle.group=g"});
@@ -163,6 +163,7 @@ TEST(VireoArgs, DisksHaveKeysLimitsAndPolicies) {
   EXPECT_EQ(disk.on_write_error, OnDiskError::kReport);
   EXPECT_EQ(disk.on_stall, OnDiskStall::kPause);
   EXPECT_EQ(disk.stall_seconds, 5u);
+  EXPECT_EQ(disk.cache_bytes, 64u << 20);
   EXPECT_EQ(disk.throttle.bytes_total,
             (RateLimit{.per_second = 10 << 20, .burst = 20 << 20, .burst_seconds = 5}));
   EXPECT_EQ(disk.throttle.ops_read, RateLimit{.per_second = 100});
@@ -291,7 +292,7 @@ INSTANTIATE_TEST_SUITE_P(
         {"UnknownDiskKey", RunWith({"--disk", "path=a,format=raw,cache=none"}),
          "--disk: key \"cache\" is not known; use path, format, readonly, direct, write-cache, "
          "serial, id, slot, loop, key-file, rerror, werror, stall, stall-after, legacy, "
-         "throttle.group, bootindex, "
+         "bootindex, cache-size, throttle.group, "
          "throttle.bps-total, throttle.bps-total-max, throttle.bps-total-max-length, "
          "throttle.bps-read, throttle.bps-read-max, throttle.bps-read-max-length, "
          "throttle.bps-write, throttle.bps-write-max, throttle.bps-write-max-length, "

@@ -8,12 +8,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status.h"
+#include "storage/qcow2/cache_budget.h"
 
 namespace vireo {
 namespace {
-
-constexpr uint64_t kMinCacheBytes = 1 << 20;
-constexpr uint64_t kMaxCacheBytes = uint64_t{4} << 30;
 
 absl::Status Invalid(const std::string& text) { return absl::InvalidArgumentError(text); }
 
@@ -76,12 +74,13 @@ absl::Status TakeQcow2Options(DriverOptions& options, uint64_t cluster_bytes,
   if (interval.has_value() && (*interval < 0 || *interval > 0xffffffff)) {
     return Invalid("Cache clean interval too big");
   }
+  using qcow2::kMaxCacheBytes;
   if (all.has_value() || l2.has_value() || refcounts.has_value()) {
     // The engine's tables share one bound.
     const uint64_t wanted = all.has_value() ? *all
                                             : std::min(l2.value_or(0), kMaxCacheBytes) +
                                                   std::min(refcounts.value_or(0), kMaxCacheBytes);
-    *cache_bytes = std::clamp(wanted, kMinCacheBytes, kMaxCacheBytes);
+    *cache_bytes = std::clamp(wanted, qcow2::kMinCacheBytes, kMaxCacheBytes);
   }
   return absl::OkStatus();
 }

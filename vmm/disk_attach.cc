@@ -73,12 +73,13 @@ Task<absl::Status> MachineBuilder::OpenDisk(EventLoop& loop, const DiskConfig& c
     if (!secret.ok()) co_return secret.status();
     passphrase = std::make_shared<const Secret>(*std::move(secret));
   }
-  const ImageOptions options = {
+  ImageOptions options = {
       .path = config.path,
       .format = config.format == DiskFormat::kQcow2 ? ImageFormat::kQcow2 : ImageFormat::kRaw,
       .read_only = config.read_only,
       .direct = config.direct,
       .passphrase = std::move(passphrase)};
+  if (config.cache_bytes != 0) options.cache_bytes = config.cache_bytes;
   absl::StatusOr<std::unique_ptr<BlockBackend>> opened =
       co_await OpenImage(loop, m_.opener_, options);
   if (absl::IsUnauthenticated(opened.status())) {

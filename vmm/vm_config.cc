@@ -20,6 +20,8 @@ constexpr uint64_t kMemoryGranule = uint64_t{2} << 20;
 constexpr size_t kMaxIdBytes = 64;
 constexpr size_t kMaxTapBytes = 15;  // IFNAMSIZ less the terminator.
 constexpr uint32_t kMaxStallSeconds = 24 * 60 * 60;
+constexpr uint64_t kMinCacheBytes = uint64_t{1} << 20;
+constexpr uint64_t kMaxCacheBytes = uint64_t{4} << 30;
 constexpr size_t kMaxSerialBytes = 20;  // VIRTIO_BLK_ID_BYTES.
 constexpr size_t kMaxDevices = 28;      // Slots 1..30 less the bridge parts and the entropy device.
 constexpr uint8_t kMinSlot = 1;
@@ -203,6 +205,15 @@ absl::Status ValidateDisk(absl::string_view field, const DiskConfig& disk) {
   if (disk.on_read_error == OnDiskError::kStopOnNoSpace) {
     return Invalid(absl::StrCat(field, ".on_read_error"),
                    "reading needs no space; use report, stop or ignore");
+  }
+  if (disk.cache_bytes != 0) {
+    const std::string name = absl::StrCat(field, ".cache_bytes");
+    if (disk.format == DiskFormat::kRaw) {
+      return Invalid(name, "a raw disk has no metadata to cache");
+    }
+    if (disk.cache_bytes < kMinCacheBytes || disk.cache_bytes > kMaxCacheBytes) {
+      return Invalid(name, absl::StrFormat("%d bytes; use 1 MiB to 4 GiB", disk.cache_bytes));
+    }
   }
   if (disk.stall_seconds < 1 || disk.stall_seconds > kMaxStallSeconds) {
     return Invalid(

@@ -117,6 +117,9 @@ struct DiskConfig {
   std::string loop;             // Name of the io loop that serves it; empty: the default one.
   std::optional<uint8_t> slot;  // PCI slot on bus 0, 1..30; none: the next free one.
   std::string key_file;         // Holds the passphrase of an encrypted image; empty: it is not.
+  // At most so much for the metadata of a QCOW2 image and of what is beneath it: 1 MiB to 4 GiB;
+  // 0 is 32 MiB.
+  uint64_t cache_bytes = 0;
   DiskThrottle throttle;
   OnDiskError on_read_error = OnDiskError::kReport;
   OnDiskError on_write_error = OnDiskError::kStopOnNoSpace;

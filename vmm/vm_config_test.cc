@@ -162,6 +162,16 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"ReadingNeedsNoSpace",
                   [](VmConfig& c) { c.disks[0].on_read_error = OnDiskError::kStopOnNoSpace; },
                   "disks[0].on_read_error"},
+        BadConfig{"SmallCache", [](VmConfig& c) { c.disks[0].cache_bytes = 1000; },
+                  "disks[0].cache_bytes: 1000 bytes; use 1 MiB to 4 GiB"},
+        BadConfig{"LargeCache", [](VmConfig& c) { c.disks[0].cache_bytes = (4ULL << 30) + 1; },
+                  "disks[0].cache_bytes"},
+        BadConfig{"CacheOfARawDisk",
+                  [](VmConfig& c) {
+                    c.disks[0].format = DiskFormat::kRaw;
+                    c.disks[0].cache_bytes = 2 << 20;
+                  },
+                  "disks[0].cache_bytes: a raw disk"},
         BadConfig{"StallAtOnce", [](VmConfig& c) { c.disks[0].stall_seconds = 0; },
                   "disks[0].stall_seconds: 0 s is not from 1 to 86400"},
         BadConfig{"StallNever", [](VmConfig& c) { c.disks[0].stall_seconds = 86401; },

@@ -25,6 +25,8 @@
 namespace vireo::qcow2 {
 
 inline constexpr uint64_t kDefaultCacheBytes = uint64_t{32} << 20;
+inline constexpr uint64_t kMinCacheBytes = uint64_t{1} << 20;
+inline constexpr uint64_t kMaxCacheBytes = uint64_t{4} << 30;
 
 class CacheBudget {
  public:
