@@ -137,6 +137,15 @@ class ExitStatus(unittest.TestCase):
     def test_triple_fault(self):
         self.check(3, "triple fault", "--on-crash", "stop")
 
+    def test_disk_of_a_legacy_guest(self):
+        with tempfile.NamedTemporaryFile() as image:
+            image.truncate(1 << 20)
+            disk = f"path={image.name},format=raw"
+            self.check(3, "legacy disk", "--on-crash", "stop", "--disk", disk)  # It looks for its ports in vain.
+            self.check(0, "legacy disk", "--on-crash", "stop", "--disk", disk + ",legacy=on")
+            image.seek(512)
+            self.assertEqual(image.read(4), b"OLD!")
+
 
 @unittest.skipUnless(have_kvm(), "no /dev/kvm")
 class Stdio(unittest.TestCase):

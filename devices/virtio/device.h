@@ -58,7 +58,8 @@ class VirtioDevice : public Lifecycle {
   // Bits of the device type (§5); ring and transport bits are the transport's. Fixed.
   virtual uint64_t offered_features() const = 0;
 
-  // Whether a subset of the offered bits makes sense together (§2.2.2). Any thread.
+  // Whether a subset of the offered bits makes sense together (§2.2.2), bits of ring and transport
+  // aside. Any thread.
   virtual bool AcceptsFeatures(uint64_t /*features*/) const { return true; }
 
   // The device-specific configuration now. The transport serves vCPUs from a copy.
@@ -70,9 +71,9 @@ class VirtioDevice : public Lifecycle {
   // The driver changed writable bytes. It may see its own value before this is called.
   virtual void WriteConfig(uint16_t /*offset*/, std::span<const uint8_t> /*bytes*/) {}
 
-  // The driver set DRIVER_OK. INVALID_ARGUMENT when a queue cannot be where the driver put it;
-  // nothing is served then. After a Restore() queues go on from the restored positions, once
-  // Resume() was called.
+  // The driver set DRIVER_OK, or is a legacy one that kicked before. INVALID_ARGUMENT when a queue
+  // cannot be where the driver put it, and what the host answers to the features; nothing is served
+  // then. After a Restore() queues go on from the restored positions, once Resume() was called.
   virtual absl::Status Activate(const Activation& activation) = 0;
 
   // The driver enabled one more queue, after ResetQueue() or late. As Activate().

@@ -5,6 +5,7 @@
 #   p  power off by ACPI S5          r  reset by port 0xcf9        k  reset by the keyboard controller
 #   c  report a panic (pvpanic)      t  triple fault               h  halt for ever
 #   e  echo the serial port; 'q' powers off
+#   l  write sector 1 of a disk as systems from before virtio 1.0 do, and power off; panic when no such disk is there
 
         .section .note.pvh, "a", @note
         .align 4
@@ -44,6 +45,8 @@ _start:
         je      triple_fault
         cmpb    $'e', %bl
         je      echo
+        cmpb    $'l', %bl
+        je      legacy_disk
 halt:   cli
         hlt
         jmp     halt
@@ -83,6 +86,62 @@ echo:   movl    $0x3fd, %edx            # LSR: data ready?
         cmpb    $'q', %al
         je      power_off
         jmp     echo
+
+        # One queue at 4 MiB, whose entries are of the device's number, 256: the available ring is one page behind, the
+        # used ring two. The kick comes before the driver says that it is ready.
+legacy_disk:
+        movl    $0x500000, %esp
+        movl    $0x80000000, %esi       # Configuration space of 00:00.0, then of the slots behind it.
+1:      movl    %esi, %eax
+        call    read_config
+        cmpl    $0x10011af4, %eax       # A transitional disk.
+        je      2f
+        addl    $0x800, %esi
+        cmpl    $0x80010000, %esi
+        jb      1b
+        jmp     panic
+2:      leal    0x10(%esi), %eax        # BAR 0: its ports.
+        call    read_config
+        movl    %eax, %ebp
+        andl    $0xfffc, %ebp
+        leal    18(%ebp), %edx          # Status: reset, then a driver.
+        movb    $0, %al
+        outb    %al, %dx
+        movb    $3, %al
+        outb    %al, %dx
+        leal    8(%ebp), %edx           # Where queue 0 is.
+        movl    $0x400, %eax
+        outl    %eax, %dx
+        movl    $0x404000, 0x400000     # The request: a header, 512 bytes, room for the status.
+        movl    $16, 0x400008
+        movl    $0x10001, 0x40000c
+        movl    $0x405000, 0x400010
+        movl    $512, 0x400018
+        movl    $0x20001, 0x40001c
+        movl    $0x404010, 0x400020
+        movl    $1, 0x400028
+        movl    $2, 0x40002c
+        movl    $1, 0x404000            # Write
+        movl    $1, 0x404008            # sector 1.
+        movb    $0xff, 0x404010
+        movl    $0x21444c4f, 0x405000   # "OLD!"
+        movw    $1, 0x401002
+        leal    16(%ebp), %edx
+        movw    $0, %ax
+        outw    %ax, %dx
+3:      pause
+        cmpw    $1, 0x402002
+        jne     3b
+        cmpb    $0, 0x404010
+        je      power_off
+        jmp     panic
+
+read_config:                            # The register that EAX names, into EAX.
+        movl    $0xcf8, %edx
+        outl    %eax, %dx
+        movl    $0xcfc, %edx
+        inl     %dx, %eax
+        ret
 
         .align 8
 no_idt: .word   0
