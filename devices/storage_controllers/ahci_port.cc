@@ -456,6 +456,8 @@ Task<void> AhciPort::Run(Command command) {
     const uint32_t blocks = static_cast<uint32_t>(bytes->size() / mmc::kBlockBytes);
     left.first += blocks;
     left.count -= blocks;
+    // A medium in memory is read without waiting: let others have their turn.
+    if (left.count != 0) co_await loop_.Yield();
   }
   Finish(command, result);
 }
@@ -504,7 +506,7 @@ void AhciPort::FinishLocked(Command& command, const AtaResult& result) {
   }
   const TaskFile& task_file = result.task_file;
   if (task_file.failed()) {
-    // DHRS as well: there is firmware (SeaBIOS 1.16.2) that waits for nothing else.
+    // DHRS as well: there is firmware (older SeaBIOS) that waits for nothing else.
     if (PostRegisters(task_file, ahci::kFisInterrupt)) Halt(ahci::kIsTfes);
     return;
   }

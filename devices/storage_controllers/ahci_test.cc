@@ -73,6 +73,90 @@ TEST(AhciTest, TheAbarIsWhereTheBarSays) {
   EXPECT_EQ(f.driver().ReadHba(ahci::kVs), ahci::kVersion);
 }
 
+// ---- As it is found ----
+
+// SeaBIOS: no interrupts, and statuses from the received frames, whichever came.
+TEST(AhciTest, FirmwareFindsTheDrive) {
+  AhciFixture f;
+  AhciDriver& driver = f.driver();
+  driver.EnableFunction();
+  driver.WriteHba(ahci::kGhc, ahci::kGhcAhci);
+  driver.Write(ahci::kPxClb, static_cast<uint32_t>(driver.list().value()));
+  driver.Write(ahci::kPxFb, static_cast<uint32_t>(driver.fis_area().value()));
+  ASSERT_EQ(
+      driver.Read(ahci::kPxCmd) & (ahci::kCmdSt | ahci::kCmdFre | ahci::kCmdCr | ahci::kCmdFr), 0u);
+  driver.Write(ahci::kPxIe, 0);
+  driver.Write(ahci::kPxIs, driver.Read(ahci::kPxIs));
+  driver.Write(ahci::kPxCmd, driver.Read(ahci::kPxCmd) | ahci::kCmdFre);
+  ASSERT_EQ(driver.Read(ahci::kPxSsts) & 0x7, 0x3u);
+  driver.Write(ahci::kPxSerr, driver.Read(ahci::kPxSerr));
+  ASSERT_EQ(driver.Read(ahci::kPxTfd) & (ata::kStatusBusy | ata::kStatusDrq), 0u);
+  driver.Write(ahci::kPxCmd, driver.Read(ahci::kPxCmd) | ahci::kCmdSt);
+
+  const AhciDriver::Outcome identity =
+      driver.Run({.fis = AhciDriver::Fis(ata::kIdentifyPacketDevice),
+                  .prds = {AhciDriver::Prd(driver.buffer(), 512)}});
+  ASSERT_EQ(identity.is, ahci::kIsPss);
+  const auto setup = driver.ReceivedFis<ahci::PioSetupFis>(ahci::kFisPioSetup);
+  EXPECT_EQ(setup.status & (ata::kStatusBusy | ata::kStatusReady | ata::kStatusError),
+            ata::kStatusReady);
+  EXPECT_EQ(identity.data[1] >> 6, 2);  // A packet device.
+
+  // It asks until the drive is ready, and waits for a frame each time.
+  const AhciDriver::Outcome attention = driver.Send({mmc::kTestUnitReady});
+  EXPECT_EQ(attention.is & ahci::kIsDhrs, ahci::kIsDhrs);
+  EXPECT_EQ(driver.ReceivedFis<ahci::D2hFis>(ahci::kFisD2h).status & ata::kStatusError,
+            ata::kStatusError);
+  EXPECT_EQ(driver.Send({mmc::kTestUnitReady}).is, ahci::kIsDhrs);
+  EXPECT_EQ(driver.Send({mmc::kRead10, 0, 0, 0, 0, 16, 0, 0, 1}, 2048).data[0],
+            AhciHost::ByteAt(16 * 2048));
+  EXPECT_EQ(f.host.line.TakeEdges(), 0);
+}
+
+// Linux: a reset of the controller, a COMRESET whose end is seen in the received frame, and packets
+// by PIO where their length is no multiple of 16.
+TEST(AhciTest, LinuxProbesThePort) {
+  AhciFixture f;
+  AhciDriver& driver = f.driver();
+  driver.EnableFunction();
+  driver.WriteHba(ahci::kGhc, driver.ReadHba(ahci::kGhc) | ahci::kGhcReset);
+  ASSERT_EQ(driver.ReadHba(ahci::kGhc) & ahci::kGhcReset, 0u);
+  driver.EnablePort();
+  const GuestAddress frame(driver.fis_area().value() + ahci::kFisD2h);
+  ahci::D2hFis busy = {};
+  busy.status = ata::kStatusBusy;
+  f.guest.WriteObject(frame, busy);
+  driver.Comreset();
+  EXPECT_EQ(driver.Read(ahci::kPxSctl) & 0xf0f, 0x300u);
+  EXPECT_EQ(driver.Read(ahci::kPxSsts) & 0xf0f, 0x103u);
+  EXPECT_EQ(driver.Read(ahci::kPxTfd) & ata::kStatusBusy, 0u);
+  EXPECT_EQ(driver.Read(ahci::kPxSig), ahci::kSignatureAtapi);
+  EXPECT_EQ(f.guest.ReadObject<ahci::D2hFis>(frame).status, 0);
+  driver.Write(ahci::kPxSerr, driver.Read(ahci::kPxSerr));
+  driver.Write(ahci::kPxIs, driver.Read(ahci::kPxIs));
+  EXPECT_EQ(driver.Read(ahci::kPxIs), 0u);
+  driver.StartEngine();
+
+  const AhciDriver::Outcome identity =
+      driver.Run({.fis = AhciDriver::Fis(ata::kIdentifyPacketDevice),
+                  .prds = {AhciDriver::Prd(driver.buffer(), 512)}});
+  EXPECT_EQ(identity.ci, 0u);
+  EXPECT_EQ(driver.ReceivedFis<ahci::PioSetupFis>(ahci::kFisPioSetup).end_status &
+                (ata::kStatusBusy | ata::kStatusReady | ata::kStatusDrq | ata::kStatusError),
+            ata::kStatusReady);
+  EXPECT_EQ(driver.Run({.fis = AhciDriver::Fis(ata::kSetFeatures, ata::kSetTransferMode, 0x45)}).is,
+            ahci::kIsDhrs);
+
+  EXPECT_EQ(driver.Send({mmc::kTestUnitReady}).error >> 4, mmc::kKeyUnitAttention);
+  AhciDriver::Command sense = driver.PacketCommand({mmc::kRequestSense, 0, 0, 0, 18}, 18);
+  sense.fis.features = 0;
+  const AhciDriver::Outcome told = driver.Run(sense);
+  EXPECT_EQ(told.ci, 0u);
+  EXPECT_EQ(told.data[2], mmc::kKeyUnitAttention);
+  EXPECT_EQ(told.data[12], 0x29);
+  EXPECT_EQ(driver.Send({mmc::kTestUnitReady}).error, 0);
+}
+
 // ---- Generic registers ----
 
 TEST(AhciTest, SaysWhatItCanDo) {

@@ -297,6 +297,7 @@ Task<void> AtapiCdrom::CloseTaken(BlockBackend& medium) {
 }
 
 Task<absl::Status> AtapiCdrom::Insert(std::unique_ptr<BlockBackend> medium) {
+  VIREO_CHECK(medium != nullptr);
   const AsyncMutex::Guard guard = co_await Hold();
   if (medium_ != nullptr) {
     co_await CloseTaken(*medium);
