@@ -14,6 +14,7 @@
 #include "devices/virtio/block.h"
 #include "devices/virtio/spec.h"
 #include "gtest/gtest.h"
+#include "storage/block_backend.h"
 #include "tests/support/fake_guest_memory.h"
 #include "tests/support/legacy_driver.h"
 #include "tests/support/memory_backend.h"

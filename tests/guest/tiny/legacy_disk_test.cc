@@ -15,15 +15,18 @@
 #include <variant>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "base/async/event_loop.h"
 #include "devices/bus.h"
 #include "devices/pci/config_space.h"
 #include "devices/virtio/block.h"
 #include "devices/virtio/pci_transport.h"
 #include "devices/virtio/spec.h"
+#include "storage/block_backend.h"
 #include "tests/guest/tiny/tiny_machine.h"
 #include "tests/support/fake_interrupts.h"
 #include "tests/support/memory_backend.h"
+#include "vmm/kvm/vcpu.h"
 #include "vmm/kvm_address_space.h"
 
 namespace vireo::tiny {
