@@ -18,32 +18,20 @@ using ahci::D2hFis;
 using ahci::H2dFis;
 using ahci::PioSetupFis;
 
-constexpr uint32_t kCmdStored = ahci::kCmdSt | ahci::kCmdFre | ahci::kCmdAtapi;
-constexpr uint32_t kIsStored = ahci::kIsAll & ~ahci::kIsPcs;
 constexpr uint32_t kBusyOrDrq = ata::kStatusBusy | ata::kStatusDrq;
 // ATA8-ACS §7.24: most that a PIO setup announces; a device would send more of them for more data.
 constexpr uint64_t kMostOfPioSetup = 0xfffe;
 constexpr int kCfisDwords = sizeof(H2dFis) / 4;
 
-uint32_t Merge(uint32_t before, uint32_t value, uint32_t mask) {
-  return (before & ~mask) | (value & mask);
+uint32_t TaskFileData(const TaskFile& task_file) {
+  return uint32_t{task_file.error} << 8 | task_file.status;
 }
 
-void SetLow(uint64_t* address, uint32_t value) {
-  *address = (*address & ~uint64_t{0xffffffff}) | value;
-}
-
-void SetHigh(uint64_t* address, uint32_t value) {
-  *address = (*address & 0xffffffff) | uint64_t{value} << 32;
-}
-
-// AHCI 1.3.1 §5.3.2.3: every slot gets its turn.
-uint32_t NextSlot(uint32_t issued, uint32_t last) {
-  for (uint32_t i = 1; i < ahci::kSlots; ++i) {
-    const uint32_t slot = (last + i) % ahci::kSlots;
-    if ((issued >> slot & 1) != 0) return slot;
-  }
-  return last;
+// A fresh port: the link is up, and the device has sent its signature (§10.4.2).
+ahci::PortRegisters PowerOn() {
+  ahci::PortRegisters registers;
+  registers.ConnectDevice(TaskFileData(AtapiCdrom::Signature()));
+  return registers;
 }
 
 template <typename T>
@@ -52,11 +40,6 @@ std::span<const uint8_t> BytesOf(const T& object) {
 }
 
 }  // namespace
-
-bool AhciPort::Registers::link_up() const {
-  const uint32_t det = sctl & ahci::kSctlDetMask;
-  return det != ahci::kSctlDetComreset && det != ahci::kSctlDetOffline;
-}
 
 AhciPort::AhciPort(Options options)
     : loop_(options.loop),
@@ -68,153 +51,34 @@ AhciPort::AhciPort(Options options)
 
 AhciPort::~AhciPort() = default;
 
-AhciPort::Registers AhciPort::PowerOn() {
-  Registers registers;
-  registers.last_slot = ahci::kSlots - 1;
-  ConnectDevice(registers);
-  return registers;
-}
-
-// §10.4.2: the link comes up and the device sends its signature, at once.
-void AhciPort::ConnectDevice(Registers& registers) {
-  const TaskFile signature = AtapiCdrom::Signature();
-  registers.tfd = uint32_t{signature.error} << 8 | signature.status;
-  registers.sig = ahci::kSignatureAtapi;
-  registers.serr |= ahci::kSerrDiagX;
-  registers.signature_unsent = true;
-}
-
 // ---- Registers, on any thread ----
 
 uint32_t AhciPort::Read(uint32_t offset) const {
   const MutexLock lock(mutex_);
-  return ReadLocked(offset);
-}
-
-uint32_t AhciPort::ReadLocked(uint32_t offset) const {
-  switch (offset) {
-    case ahci::kPxClb:
-      return static_cast<uint32_t>(registers_.clb);
-    case ahci::kPxClbu:
-      return static_cast<uint32_t>(registers_.clb >> 32);
-    case ahci::kPxFb:
-      return static_cast<uint32_t>(registers_.fb);
-    case ahci::kPxFbu:
-      return static_cast<uint32_t>(registers_.fb >> 32);
-    case ahci::kPxIs:
-      return Status();
-    case ahci::kPxIe:
-      return registers_.ie;
-    case ahci::kPxCmd: {
-      // §3.3.7: no staggered spin-up and no cold presence detection, so both are always on.
-      uint32_t value = registers_.cmd | ahci::kCmdSud | ahci::kCmdPod;
-      if (registers_.receives()) value |= ahci::kCmdFr;
-      if (registers_.started() || running_) value |= ahci::kCmdCr;
-      return value | registers_.ccs << ahci::kCmdCcsShift;
-    }
-    case ahci::kPxTfd:
-      return registers_.tfd;
-    case ahci::kPxSig:
-      return registers_.sig;
-    case ahci::kPxSsts:
-      if (registers_.link_up()) return ahci::kSstsPresent;
-      return (registers_.sctl & ahci::kSctlDetMask) == ahci::kSctlDetOffline ? ahci::kSstsOffline
-                                                                             : ahci::kSstsNothing;
-    case ahci::kPxSctl:
-      return registers_.sctl;
-    case ahci::kPxSerr:
-      return registers_.serr;
-    case ahci::kPxCi:
-      return registers_.ci;
-    default:
-      return 0;  // No native queuing, notifications, port multiplier or device sleep.
-  }
-}
-
-uint32_t AhciPort::Status() const {
-  const bool exchanged = (registers_.serr & ahci::kSerrDiagX) != 0;
-  return registers_.is | (exchanged ? ahci::kIsPcs : 0);
+  const uint32_t value = registers_.Read(offset);
+  return offset == ahci::kPxCmd && running_ ? value | ahci::kCmdCr : value;
 }
 
 void AhciPort::Write(uint32_t offset, uint32_t value, uint32_t mask) {
-  const uint32_t ones = value & mask;  // For registers that take ones.
   const MutexLock lock(mutex_);
-  switch (offset) {
-    case ahci::kPxClb:
-    case ahci::kPxFb: {
-      const bool list = offset == ahci::kPxClb;
-      SetLow(list ? &registers_.clb : &registers_.fb,
-             Merge(ReadLocked(offset), value, mask) & (list ? ahci::kClbMask : ahci::kFbMask));
-      break;
-    }
-    case ahci::kPxClbu:
-      SetHigh(&registers_.clb, Merge(ReadLocked(offset), value, mask));
-      break;
-    case ahci::kPxFbu:
-      SetHigh(&registers_.fb, Merge(ReadLocked(offset), value, mask));
-      break;
-    case ahci::kPxIs:
-      registers_.is &= ~ones;
-      break;
-    case ahci::kPxIe:
-      registers_.ie = Merge(registers_.ie, value, mask) & ahci::kIsAll;
-      break;
-    case ahci::kPxCmd:
-      WriteCommand(value, mask);
-      break;
-    case ahci::kPxSctl:
-      WriteSataControl(Merge(registers_.sctl, value, mask) & ahci::kSctlMask);
-      break;
-    case ahci::kPxSerr:
-      registers_.serr &= ~ones;
-      break;
-    case ahci::kPxCi:
-      // §3.3.14: not before the engine runs.
-      if (!registers_.started()) break;
-      registers_.ci |= ones;
-      if (HasWork()) Wake();
-      break;
-    default:
-      break;
-  }
-  UpdatePending();
-}
-
-void AhciPort::WriteCommand(uint32_t value, uint32_t mask) {
   const bool was_started = registers_.started();
-  const bool received = registers_.receives();
-  registers_.cmd = Merge(registers_.cmd, value, mask) & kCmdStored;
-  if ((value & mask & ahci::kCmdClo) != 0 && !was_started) registers_.tfd &= ~kBusyOrDrq;
-  if (registers_.receives() && !received) PostSignature();
-  if (registers_.started() == was_started) return;
-  // §3.3.7, §5.3.2: what was issued is forgotten, and the search for slots begins anew. The device
-  // is done with whatever it was at: its host I/O keeps CR set, not the task file.
-  registers_.halted = false;
-  registers_.last_slot = ahci::kSlots - 1;
-  registers_.ccs = 0;
-  if (was_started) {
-    registers_.ci = 0;
-    registers_.tfd &= ~kBusyOrDrq;
-    Abandon();
-  }
-}
-
-void AhciPort::WriteSataControl(uint32_t value) {
   const bool was_up = registers_.link_up();
-  registers_.sctl = value;
+  registers_.Write(offset, value, mask);
+  if (registers_.started() != was_started) {
+    registers_.OnStartOrStop();
+    if (was_started) Abandon();  // Its host I/O keeps CR set.
+  }
   if (was_up && !registers_.link_up()) {
     Abandon();
-    registers_.tfd = ahci::kTfdNoDevice;
-    registers_.sig = ahci::kSignatureNone;
-    registers_.signature_unsent = false;
-    registers_.held_in_reset = false;
-    registers_.halted = registers_.started();
+    registers_.DisconnectDevice();
   } else if (!was_up && registers_.link_up()) {
-    ConnectDevice(registers_);
+    registers_.ConnectDevice(TaskFileData(AtapiCdrom::Signature()));
     reset_drive_ = true;
-    PostSignature();
     Wake();
   }
+  PostSignature();
+  if (offset == ahci::kPxCi && HasWork()) Wake();
+  UpdatePending();
 }
 
 void AhciPort::SetBusMaster(bool allowed) {
@@ -243,12 +107,9 @@ void AhciPort::ResetByController() {
   UpdatePending();
 }
 
-void AhciPort::UpdatePending() { set_pending_((Status() & registers_.ie) != 0); }
+void AhciPort::UpdatePending() { set_pending_(registers_.asks_for_interrupt()); }
 
-bool AhciPort::HasWork() const {
-  return registers_.started() && registers_.link_up() && !registers_.halted && registers_.ci != 0 &&
-         bus_master_;
-}
+bool AhciPort::HasWork() const { return registers_.has_commands() && bus_master_; }
 
 void AhciPort::Wake() {
   if (std::exchange(posted_, true)) return;
@@ -263,24 +124,13 @@ void AhciPort::Wake() {
 
 // ---- Frames ----
 
-// §6.1: nothing is served any more until the guest has cleared and set ST; the command's bit stays
-// in PxCI.
-void AhciPort::Halt(uint32_t is) {
-  registers_.is |= is;
-  registers_.halted = true;
-}
-
 bool AhciPort::PostFis(uint32_t offset, std::span<const uint8_t> fis) {
   VIREO_DCHECK(bus_master_);
   if (!registers_.receives()) return true;
   // `fb` is a multiple of 256: nothing wraps.
   if (memory_.Write(GuestAddress(registers_.fb + offset), fis).ok()) return true;
-  Halt(ahci::kIsHbfs);
+  registers_.Halt(ahci::kIsHbfs);
   return false;
-}
-
-void AhciPort::SetTaskFile(const TaskFile& task_file) {
-  registers_.tfd = uint32_t{task_file.error} << 8 | task_file.status;
 }
 
 bool AhciPort::PostRegisters(const TaskFile& task_file, uint8_t flags) {
@@ -292,7 +142,7 @@ bool AhciPort::PostRegisters(const TaskFile& task_file, uint8_t flags) {
   std::copy_n(task_file.lba, 3, fis.lba);
   fis.device = task_file.device;
   fis.count = task_file.count;
-  SetTaskFile(task_file);
+  registers_.tfd = TaskFileData(task_file);
   if (!PostFis(ahci::kFisD2h, BytesOf(fis))) return false;
   if ((flags & ahci::kFisInterrupt) != 0) registers_.is |= ahci::kIsDhrs;
   return true;
@@ -308,7 +158,7 @@ bool AhciPort::PostPioSetup(const TaskFile& task_file, uint64_t bytes) {
   fis.count = task_file.count;
   fis.end_status = task_file.status;
   fis.transfer_count = static_cast<uint16_t>(std::min<uint64_t>(bytes, kMostOfPioSetup));
-  SetTaskFile(task_file);
+  registers_.tfd = TaskFileData(task_file);
   if (!PostFis(ahci::kFisPioSetup, BytesOf(fis))) return false;
   registers_.is |= ahci::kIsPss;
   return true;
@@ -359,7 +209,7 @@ void AhciPort::ApplyDriveReset() {
 AhciPort::Fetched AhciPort::Fetch(std::optional<Command>* command) {
   const MutexLock lock(mutex_);
   if (!HasWork()) return Fetched::kNothing;
-  const uint32_t slot = NextSlot(registers_.ci, registers_.last_slot);
+  const uint32_t slot = registers_.NextSlot();
   registers_.last_slot = slot;
   registers_.ccs = slot;
   const Fetched fetched = FetchSlot(slot, command);
@@ -371,7 +221,7 @@ AhciPort::Fetched AhciPort::FetchSlot(uint32_t slot, std::optional<Command>* com
   const GuestAddress header_at(registers_.clb + slot * sizeof(CommandHeader));
   const absl::StatusOr<CommandHeader> header = memory_.ReadObject<CommandHeader>(header_at);
   if (!header.ok()) {
-    Halt(ahci::kIsHbfs);
+    registers_.Halt(ahci::kIsHbfs);
     return Fetched::kDone;
   }
   const uint16_t flags = header->flags;
@@ -380,12 +230,12 @@ AhciPort::Fetched AhciPort::FetchSlot(uint32_t slot, std::optional<Command>* com
   const std::optional<GuestAddress> acmd = table.Plus(ahci::kTableAcmd);
   const std::optional<GuestAddress> prdt = table.Plus(ahci::kTablePrdt);
   if (!fis.ok() || !acmd.has_value() || !prdt.has_value()) {
-    Halt(ahci::kIsHbfs);
+    registers_.Halt(ahci::kIsHbfs);
     return Fetched::kDone;
   }
   // What is no register frame, the device does not acknowledge.
   if ((flags & ahci::kHeaderCflMask) < kCfisDwords || fis->type != ahci::kFisTypeH2d) {
-    Halt(ahci::kIsIfs);
+    registers_.Halt(ahci::kIsIfs);
     return Fetched::kDone;
   }
   if ((fis->flags & ahci::kFisCommand) == 0) return Control(slot, *fis, flags);
@@ -401,7 +251,7 @@ AhciPort::Fetched AhciPort::FetchSlot(uint32_t slot, std::optional<Command>* com
   if ((flags & ahci::kHeaderAtapi) != 0) {
     const absl::StatusOr<mmc::Packet> packet = memory_.ReadObject<mmc::Packet>(*acmd);
     if (!packet.ok()) {
-      Halt(ahci::kIsHbfs);
+      registers_.Halt(ahci::kIsHbfs);
       return Fetched::kDone;
     }
     ata.packet = *packet;
@@ -428,7 +278,7 @@ AhciPort::Fetched AhciPort::Control(uint32_t slot, const H2dFis& fis, uint16_t f
   } else if (registers_.held_in_reset) {
     registers_.held_in_reset = false;
     drive_->SoftReset();
-    SetTaskFile(AtapiCdrom::Signature());
+    registers_.tfd = TaskFileData(AtapiCdrom::Signature());
     registers_.signature_unsent = true;
     PostSignature();
   }
@@ -474,7 +324,7 @@ AhciPort::Delivery AhciPort::Deliver(Command& command, std::span<const uint8_t> 
     registers_.is |= ahci::kIsOfs;
     delivery = Delivery::kFull;
   } else if (outcome == ahci::PrdTable::Outcome::kFault) {
-    Halt(ahci::kIsHbfs);
+    registers_.Halt(ahci::kIsHbfs);
     Abandon();  // This command's own end.
     delivery = Delivery::kOver;
   }
@@ -501,13 +351,13 @@ void AhciPort::FinishLocked(Command& command, const AtaResult& result) {
   const Le32 prdbc = static_cast<uint32_t>(command.table.written());
   const GuestAddress prdbc_at(command.header.value() + ahci::kHeaderPrdbc);
   if (!memory_.WriteObject(prdbc_at, prdbc).ok()) {
-    Halt(ahci::kIsHbfs);
+    registers_.Halt(ahci::kIsHbfs);
     return;
   }
   const TaskFile& task_file = result.task_file;
   if (task_file.failed()) {
     // DHRS as well: there is firmware (older SeaBIOS) that waits for nothing else.
-    if (PostRegisters(task_file, ahci::kFisInterrupt)) Halt(ahci::kIsTfes);
+    if (PostRegisters(task_file, ahci::kFisInterrupt)) registers_.Halt(ahci::kIsTfes);
     return;
   }
   switch (result.protocol) {
@@ -589,47 +439,14 @@ void AhciPort::Save(StateWriter& writer) const {
   {
     const MutexLock lock(mutex_);
     VIREO_CHECK(!running_, "a quiet port runs no command");
-    writer.U64(registers_.clb);
-    writer.U64(registers_.fb);
-    for (const uint32_t value :
-         {registers_.is, registers_.ie, registers_.cmd, registers_.ccs, registers_.tfd,
-          registers_.sig, registers_.sctl, registers_.serr, registers_.ci, registers_.last_slot}) {
-      writer.U32(value);
-    }
-    writer.Bool(registers_.halted);
-    writer.Bool(registers_.held_in_reset);
-    writer.Bool(registers_.signature_unsent);
+    registers_.Save(writer);
   }
   drive_->Save(writer);
 }
 
 absl::Status AhciPort::Restore(StateReader& reader) {
-  Registers registers;
-  registers.clb = reader.U64();
-  registers.fb = reader.U64();
-  for (uint32_t* const value :
-       {&registers.is, &registers.ie, &registers.cmd, &registers.ccs, &registers.tfd,
-        &registers.sig, &registers.sctl, &registers.serr, &registers.ci, &registers.last_slot}) {
-    *value = reader.U32();
-  }
-  registers.halted = reader.Bool();
-  registers.held_in_reset = reader.Bool();
-  registers.signature_unsent = reader.Bool();
-  if ((registers.clb & ~uint64_t{ahci::kClbMask} & 0xffffffff) != 0 ||
-      (registers.fb & ~uint64_t{ahci::kFbMask} & 0xffffffff) != 0) {
-    reader.Fail("a list of an AHCI port is not aligned");
-  }
-  if ((registers.is & ~kIsStored) != 0 || (registers.ie & ~ahci::kIsAll) != 0 ||
-      (registers.cmd & ~kCmdStored) != 0 || (registers.tfd & ~uint32_t{0xffff}) != 0 ||
-      (registers.sctl & ~ahci::kSctlMask) != 0 || (registers.serr & ~ahci::kSerrDiagX) != 0) {
-    reader.Fail("a register of an AHCI port has bits that there are not");
-  }
-  if (registers.ccs >= ahci::kSlots || registers.last_slot >= ahci::kSlots) {
-    reader.Fail("an AHCI port serves a slot that there is not");
-  }
-  if (registers.ci != 0 && !registers.started()) {
-    reader.Fail("an AHCI port that is stopped has commands");
-  }
+  ahci::PortRegisters registers;
+  registers.Restore(reader);
   RETURN_IF_ERROR(reader.status());
   RETURN_IF_ERROR(drive_->Restore(reader));
   const MutexLock lock(mutex_);

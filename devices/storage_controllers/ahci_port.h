@@ -1,5 +1,5 @@
-// One port of an AHCI controller (AHCI 1.3.1 §3.3, §5) with a packet device behind it: registers,
-// the command engine, and the frames that the device sends.
+// One port of an AHCI controller (AHCI 1.3.1 §5) with a packet device behind it: what writes of its
+// registers (port_registers.h) begin, the command engine, and the frames that the device sends.
 //
 //   vCPU: PxCI written --Post--> loop: Fetch (header, CFIS, ACMD) -> drive -> data, FIS, PxCI
 //
@@ -34,6 +34,7 @@
 #include "base/state.h"
 #include "devices/storage_controllers/ahci_spec.h"
 #include "devices/storage_controllers/atapi_cdrom.h"
+#include "devices/storage_controllers/port_registers.h"
 #include "devices/storage_controllers/prd_table.h"
 
 namespace vireo {
@@ -79,29 +80,6 @@ class AhciPort {
   absl::Status Restore(StateReader& reader);
 
  private:
-  // What the guest sees, and what the port remembers with it.
-  struct Registers {
-    uint64_t clb = 0;
-    uint64_t fb = 0;
-    uint32_t is = 0;  // But for PCS, which is PxSERR's.
-    uint32_t ie = 0;
-    uint32_t cmd = 0;  // ST, FRE and ATAPI; the rest follows from what happens.
-    uint32_t ccs = 0;
-    uint32_t tfd = 0;
-    uint32_t sig = 0;
-    uint32_t sctl = 0;
-    uint32_t serr = 0;
-    uint32_t ci = 0;
-    uint32_t last_slot = 0;         // The next search begins after it.
-    bool halted = false;            // After an error, until ST is set again.
-    bool held_in_reset = false;     // SRST is set.
-    bool signature_unsent = false;  // Received, and not yet in the guest's memory.
-
-    bool started() const { return (cmd & ahci::kCmdSt) != 0; }
-    bool receives() const { return (cmd & ahci::kCmdFre) != 0; }
-    bool link_up() const;
-  };
-
   struct Command {
     uint64_t generation = 0;
     uint32_t slot = 0;
@@ -112,23 +90,13 @@ class AhciPort {
   enum class Fetched { kNothing, kDone, kCommand };
   enum class Delivery { kGoOn, kFull, kOver };
 
-  static Registers PowerOn();
-  static void ConnectDevice(Registers& registers);
-
-  // Registers.
-  uint32_t ReadLocked(uint32_t offset) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  uint32_t Status() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void WriteCommand(uint32_t value, uint32_t mask) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void WriteSataControl(uint32_t value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Abandon() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { ++generation_; }
   void UpdatePending() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Wake() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  // Frames and faults.
-  void Halt(uint32_t is) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Frames.
   bool PostFis(uint32_t offset, std::span<const uint8_t> fis) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void SetTaskFile(const TaskFile& task_file) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool PostRegisters(const TaskFile& task_file, uint8_t flags)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool PostPioSetup(const TaskFile& task_file, uint64_t bytes)
@@ -159,7 +127,7 @@ class AhciPort {
   const std::function<void(bool)> set_pending_;
 
   mutable Mutex mutex_;
-  Registers registers_ ABSL_GUARDED_BY(mutex_);
+  ahci::PortRegisters registers_ ABSL_GUARDED_BY(mutex_);
   bool bus_master_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 0;
   bool running_ ABSL_GUARDED_BY(mutex_) = false;      // A command, perhaps an abandoned one.
