@@ -19,8 +19,6 @@ namespace {
 
 // Chains taken before other work of the loop gets its turn.
 constexpr int kChainsPerTurn = 128;
-// Largest buffer of one descriptor that drivers are asked to use; longer ones work, too.
-constexpr uint32_t kSizeMax = 1 << 24;
 
 bool Stops(ErrorPolicy policy, bool no_space) {
   return policy == ErrorPolicy::kStop || (policy == ErrorPolicy::kStopOnNoSpace && no_space);
@@ -55,9 +53,10 @@ std::vector<uint16_t> VirtioBlock::queue_sizes() const {
 
 uint64_t VirtioBlock::offered_features() const {
   const Geometry& geometry = backend_->geometry();
-  uint64_t features = kBlkFeatureSizeMax | kBlkFeatureSegMax | kBlkFeatureGeometry |
-                      kBlkFeatureBlkSize | kBlkFeatureFlush | kBlkFeatureTopology |
-                      kBlkFeatureConfigWce;
+  // Not SIZE_MAX, for want of a limit: SeaBIOS 1.16 multiplies it by seg_max, and of the lower 16
+  // bits of that, 0 if it is large, it makes the size of its requests.
+  uint64_t features = kBlkFeatureSegMax | kBlkFeatureGeometry | kBlkFeatureBlkSize |
+                      kBlkFeatureFlush | kBlkFeatureTopology | kBlkFeatureConfigWce;
   if (options_.queues > 1) features |= kBlkFeatureMultiQueue;
   if (geometry.read_only) return features | kBlkFeatureReadOnly;
   features |= kBlkFeatureWriteZeroes;
@@ -70,7 +69,6 @@ std::vector<uint8_t> VirtioBlock::config() const {
   BlkConfig config = {};
   const uint64_t sectors = geometry.size_bytes / kSectorBytes;
   config.capacity = sectors;
-  config.size_max = kSizeMax;
   // A chain has a header and a status besides its data.
   config.seg_max = static_cast<uint32_t>(options_.queue_size - 2);
   // A shape for firmware that still thinks in cylinders.
