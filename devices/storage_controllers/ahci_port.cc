@@ -208,6 +208,8 @@ void AhciPort::ApplyDriveReset() {
 
 AhciPort::Fetched AhciPort::Fetch(std::optional<Command>* command) {
   const MutexLock lock(mutex_);
+  // Reset since ApplyDriveReset() looked: what was issued after that is not to come before it.
+  if (reset_drive_) return Fetched::kDone;
   if (!HasWork()) return Fetched::kNothing;
   const uint32_t slot = registers_.NextSlot();
   registers_.last_slot = slot;
