@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "storage/qcow2/cache_budget.h"
 #include "vmm/disk_throttle.h"
 
 namespace vireo {
@@ -20,8 +21,6 @@ constexpr uint64_t kMemoryGranule = uint64_t{2} << 20;
 constexpr size_t kMaxIdBytes = 64;
 constexpr size_t kMaxTapBytes = 15;  // IFNAMSIZ less the terminator.
 constexpr uint32_t kMaxStallSeconds = 24 * 60 * 60;
-constexpr uint64_t kMinCacheBytes = uint64_t{1} << 20;
-constexpr uint64_t kMaxCacheBytes = uint64_t{4} << 30;
 constexpr size_t kMaxSerialBytes = 20;  // VIRTIO_BLK_ID_BYTES.
 constexpr size_t kMaxDevices = 28;      // Slots 1..30 less the bridge parts and the entropy device.
 constexpr uint8_t kMinSlot = 1;
@@ -211,7 +210,7 @@ absl::Status ValidateDisk(absl::string_view field, const DiskConfig& disk) {
     if (disk.format == DiskFormat::kRaw) {
       return Invalid(name, "a raw disk has no metadata to cache");
     }
-    if (disk.cache_bytes < kMinCacheBytes || disk.cache_bytes > kMaxCacheBytes) {
+    if (disk.cache_bytes < qcow2::kMinCacheBytes || disk.cache_bytes > qcow2::kMaxCacheBytes) {
       return Invalid(name, absl::StrFormat("%d bytes; use 1 MiB to 4 GiB", disk.cache_bytes));
     }
   }

@@ -25,17 +25,16 @@ std::optional<uint64_t> PlaceHigh(uint64_t floor, uint64_t ceiling, uint64_t byt
 
 }  // namespace
 
-absl::StatusOr<PlacedInitrd> LoadInitrd(const DirectBoot& boot, uint64_t kernel_end,
-                                        uint64_t ceiling, InitrdReach reach) {
-  const InputFile& initrd = *boot.initrd;
+absl::StatusOr<PlacedInitrd> PlaceInitrd(const InputFile& initrd, const Layout& layout,
+                                         uint64_t kernel_end, uint64_t ceiling, InitrdReach reach) {
   ASSIGN_OR_RETURN(const uint64_t bytes, InputFileSize(initrd));
   if (bytes == 0) {
     return absl::InvalidArgumentError(absl::StrFormat("%s: the initrd is empty", initrd.name));
   }
-  ceiling = std::min(ceiling, boot.layout.low_ram.end());
+  ceiling = std::min(ceiling, layout.low_ram.end());
   std::optional<uint64_t> address = PlaceHigh(kernel_end, ceiling, bytes);
-  if (!address.has_value() && reach == InitrdReach::kAllMemory && boot.layout.high_ram.size != 0) {
-    address = PlaceHigh(boot.layout.high_ram.base, boot.layout.high_ram.end(), bytes);
+  if (!address.has_value() && reach == InitrdReach::kAllMemory && layout.high_ram.size != 0) {
+    address = PlaceHigh(layout.high_ram.base, layout.high_ram.end(), bytes);
   }
   if (!address.has_value()) {
     const uint64_t room = ceiling > kernel_end ? ceiling - kernel_end : 0;
@@ -44,8 +43,16 @@ absl::StatusOr<PlacedInitrd> LoadInitrd(const DirectBoot& boot, uint64_t kernel_
         "can reach and does not use itself",
         initrd.name, bytes, room));
   }
-  RETURN_IF_ERROR(ReadInputFileToGuest(initrd, 0, bytes, GuestAddress(*address), boot.memory));
   return PlacedInitrd{*address, bytes};
+}
+
+absl::StatusOr<PlacedInitrd> LoadInitrd(const DirectBoot& boot, uint64_t kernel_end,
+                                        uint64_t ceiling, InitrdReach reach) {
+  ASSIGN_OR_RETURN(const PlacedInitrd place,
+                   PlaceInitrd(*boot.initrd, boot.layout, kernel_end, ceiling, reach));
+  RETURN_IF_ERROR(
+      ReadInputFileToGuest(*boot.initrd, 0, place.bytes, GuestAddress(place.address), boot.memory));
+  return place;
 }
 
 absl::Status WriteCommandLine(std::string_view command_line, GuestMemory& memory) {

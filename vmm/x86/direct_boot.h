@@ -32,9 +32,13 @@ struct PlacedInitrd {
 
 enum class InitrdReach { kBelowCeiling, kAllMemory };
 
-// Loads boot.initrd as high as it can lie: in [kernel_end, ceiling) of the RAM below the hole, or
+// Where an initrd lies as high as it can: in [kernel_end, ceiling) of the RAM below the hole, or
 // when it does not fit there and the kernel reaches it, in the RAM above 4 GiB. INVALID_ARGUMENT
 // when it is empty or does not fit: says how many bytes it needs and how many there are.
+absl::StatusOr<PlacedInitrd> PlaceInitrd(const InputFile& initrd, const Layout& layout,
+                                         uint64_t kernel_end, uint64_t ceiling, InitrdReach reach);
+
+// Places boot.initrd so, and loads it.
 absl::StatusOr<PlacedInitrd> LoadInitrd(const DirectBoot& boot, uint64_t kernel_end,
                                         uint64_t ceiling, InitrdReach reach);
 

@@ -1,27 +1,19 @@
 #include "vmm/x86/firmware_kernel.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "absl/strings/str_format.h"
-#include "base/align.h"
 #include "base/status.h"
 #include "vmm/x86/cmdline.h"
+#include "vmm/x86/direct_boot.h"
 #include "vmm/x86/linux_boot.h"
+#include "vmm/x86/setup_header.h"
 
 namespace vireo::x86 {
 namespace {
 
-// Fields of the setup header by their offset in the file (boot.rst, "Details of Header Fields").
-constexpr size_t kTypeOfLoader = 0x210;
-constexpr size_t kLoadFlags = 0x211;
-constexpr size_t kRamdiskImage = 0x218;
-constexpr size_t kRamdiskSize = 0x21c;
-constexpr size_t kHeapEndPtr = 0x224;
-constexpr size_t kCmdLinePtr = 0x228;
-constexpr size_t kInitrdAddrMax = 0x22c;
+using namespace setup_header;  // NOLINT(google-build-using-namespace): field names only.
 
-constexpr uint8_t kUndefinedLoader = 0xff;
 constexpr uint8_t kCanUseHeap = 1 << 7;
 
 // The real-mode part with its heap and stack has 64 KiB, the command line comes after it.
@@ -31,20 +23,8 @@ constexpr uint32_t kCommandLinePlace = 0x20000;
 constexpr uint32_t kStackBytes = 0x200;
 constexpr uint32_t kPayloadAddress = 0x100000;
 
-constexpr uint64_t kPageBytes = 4096;
 // At the end of low memory a BIOS has its tables; SeaBIOS takes a quarter of this.
 constexpr uint64_t kKeptByBios = 1 << 20;
-
-template <typename T>
-void Put(std::vector<uint8_t>& bytes, size_t offset, T value) {
-  std::memcpy(bytes.data() + offset, &value, sizeof(T));
-}
-
-uint32_t Load32(const std::vector<uint8_t>& bytes, size_t offset) {
-  uint32_t value;
-  std::memcpy(&value, bytes.data() + offset, sizeof(value));
-  return value;
-}
 
 }  // namespace
 
@@ -81,7 +61,7 @@ absl::StatusOr<FirmwareKernel> PrepareFirmwareKernel(const Layout& layout, Input
                image.preferred_address + std::max(image.init_size, image.payload_bytes));
   const uint64_t ceiling =
       std::min(layout.low_ram.end() - std::min(layout.low_ram.size, kKeptByBios),
-               uint64_t{Load32(result.setup, kInitrdAddrMax)} + 1);
+               uint64_t{Load<uint32_t>(result.setup, kInitrdAddrMax)} + 1);
   if (kernel_end > ceiling) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "%s: the kernel does not fit: it needs memory up to 0x%x, with firmware there is some up "
@@ -89,20 +69,10 @@ absl::StatusOr<FirmwareKernel> PrepareFirmwareKernel(const Layout& layout, Input
         kernel.name, kernel_end, ceiling));
   }
   if (initrd.has_value()) {
-    ASSIGN_OR_RETURN(result.initrd_bytes, InputFileSize(*initrd));
-    if (result.initrd_bytes == 0) {
-      return absl::InvalidArgumentError(absl::StrFormat("%s: the initrd is empty", initrd->name));
-    }
-    const uint64_t room = ceiling - kernel_end;
-    const uint64_t address =
-        AlignDown(ceiling - std::min(ceiling, result.initrd_bytes), kPageBytes);
-    if (result.initrd_bytes > room || address < kernel_end) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "%s: the initrd does not fit: it needs %d bytes, the guest's memory has %d that the "
-          "kernel can reach and does not use itself",
-          initrd->name, result.initrd_bytes, room));
-    }
-    result.initrd_address = static_cast<uint32_t>(address);
+    ASSIGN_OR_RETURN(const PlacedInitrd place,
+                     PlaceInitrd(*initrd, layout, kernel_end, ceiling, InitrdReach::kBelowCeiling));
+    result.initrd_bytes = place.bytes;
+    result.initrd_address = static_cast<uint32_t>(place.address);
   }
 
   Put<uint8_t>(result.setup, kTypeOfLoader, kUndefinedLoader);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 
 #include "absl/strings/str_format.h"
 #include "base/status.h"
@@ -10,29 +9,13 @@
 #include "vmm/x86/e820.h"
 #include "vmm/x86/kernel_file.h"
 #include "vmm/x86/layout.h"
+#include "vmm/x86/setup_header.h"
 
 namespace vireo::x86 {
 namespace {
 
-// Fields of the setup header, by their offset in the file and in boot_params alike
-// (boot.rst, "Details of Header Fields").
-constexpr size_t kSetupSects = 0x1f1;
-constexpr size_t kSysSize = 0x1f4;
-constexpr size_t kJump = 0x200;
-constexpr size_t kVersion = 0x206;
-constexpr size_t kTypeOfLoader = 0x210;
-constexpr size_t kLoadFlags = 0x211;
-constexpr size_t kRamdiskImage = 0x218;
-constexpr size_t kRamdiskSize = 0x21c;
-constexpr size_t kCmdLinePtr = 0x228;
-constexpr size_t kInitrdAddrMax = 0x22c;
-constexpr size_t kKernelAlignment = 0x230;
-constexpr size_t kRelocatable = 0x234;
-constexpr size_t kXloadFlags = 0x236;
-constexpr size_t kCmdlineSize = 0x238;
-constexpr size_t kPrefAddress = 0x258;
-constexpr size_t kInitSize = 0x260;
-constexpr size_t kLeastHeaderEnd = 0x264;
+using namespace setup_header;  // NOLINT(google-build-using-namespace): field names only.
+
 // Other fields of boot_params (zero-page.rst).
 constexpr size_t kBootParamsBytes = 0x1000;
 constexpr size_t kAcpiRsdpAddr = 0x070;
@@ -48,21 +31,8 @@ constexpr uint16_t kLeastVersion = 0x20c;
 constexpr uint8_t kLoadedHigh = 1 << 0;
 constexpr uint16_t kXlfKernel64 = 1 << 0;
 constexpr uint16_t kXlfCanBeLoadedAbove4G = 1 << 1;
-constexpr uint8_t kUndefinedLoader = 0xff;
 constexpr uint64_t kEntry64 = 0x200;  // From the start of the protected-mode part.
 constexpr uint64_t kSectorBytes = 512;
-
-template <typename T>
-T Load(std::span<const uint8_t> bytes, size_t offset) {
-  T value;
-  std::memcpy(&value, bytes.data() + offset, sizeof(T));
-  return value;
-}
-
-template <typename T>
-void Put(std::span<uint8_t> bytes, size_t offset, T value) {
-  std::memcpy(bytes.data() + offset, &value, sizeof(T));
-}
 
 std::vector<uint8_t> MakeBootParams(const BzImage& image, const DirectBoot& boot,
                                     const PlacedInitrd& initrd) {
