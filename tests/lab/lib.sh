@@ -118,8 +118,8 @@ start_qemu() {
 running() { kill -0 "${vm_pid[$1]}" 2>/dev/null; }
 type_line() { printf '%s\n' "$2" >&"${vm_input[$1]}"; }
 
-# What the machine said since the last mark, without carriage returns.
-console_since_mark() { tail -c "+$((vm_mark[$1] + 1))" "$work/$1.console" | tr -d '\r'; }
+# What the machine said since the last mark, without carriage returns and what moves a cursor or gives colour.
+console_since_mark() { tail -c "+$((vm_mark[$1] + 1))" "$work/$1.console" | tr -d '\r' | sed $'s/\033\[[0-9;?]*[A-Za-z]//g'; }
 mark() { vm_mark[$1]=$(stat -c %s "$work/$1.console"); }
 
 # wait_console NAME TEXT [SECONDS]: until the machine has said TEXT (an extended regular expression)
@@ -168,10 +168,12 @@ ctl() {
 
 guest=$cache/guest/debian
 small=$cache/guest/small-cloud
+media=$cache/guest/media
+boot_images=$cache/guest/boot
 debian_cmdline="console=ttyS0 root=/dev/vda rw quiet"
 small_cmdline="console=ttyS0 quiet panic=-1"
 
-# Guests are made outside, where the network is. prepare_guests [debian] [small]
+# Guests are made outside, where the network is. prepare_guests [debian] [small] [media] [boot]
 prepare_guests() {
   [[ -z ${VIREO_LAB-} ]] || return 0
   local which
@@ -179,6 +181,8 @@ prepare_guests() {
     case $which in
       debian) tests/guest/make-guest >/dev/null || fail "cannot make the Debian guest" ;;
       small) tests/guest/make-small-guest >/dev/null || fail "cannot make the small guest" ;;
+      boot) tests/guest/make-boot-images >/dev/null || fail "cannot make the disk images" ;;
+      media) tests/guest/make-media >/dev/null || fail "cannot make the ISO images" ;;
     esac
   done
 }
