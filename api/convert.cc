@@ -68,6 +68,7 @@ constexpr EnumPair<v1::Event::Kind, VmEventKind> kEventKinds[] = {
     {v1::Event::CRASHED, VmEventKind::kCrashed},
     {v1::Event::SHUTDOWN_REQUESTED, VmEventKind::kShutdownRequested},
     {v1::Event::DEVICE_NEEDS_RESET, VmEventKind::kDeviceNeedsReset},
+    {v1::Event::MEDIUM_EJECTED, VmEventKind::kMediumEjected},
     {v1::Event::DISK_FAILED, VmEventKind::kDiskError},
     {v1::Event::DISK_STALLED, VmEventKind::kDiskStalled},
     {v1::Event::DISK_ANSWERS, VmEventKind::kDiskAnswers}};
@@ -226,6 +227,18 @@ absl::StatusOr<NicConfig> NicFromProto(const v1::Nic& message, const std::string
   return nic;
 }
 
+absl::StatusOr<CdromConfig> CdromFromProto(const v1::Cdrom& message, const std::string& field) {
+  CdromConfig cdrom = {.id = message.id(),
+                       .path = message.path(),
+                       .serial = message.serial(),
+                       .boot_index = std::nullopt};
+  if (message.has_boot_index()) {
+    ASSIGN_OR_RETURN(cdrom.boot_index,
+                     Narrowed<uint16_t>(message.boot_index(), field + ".boot_index"));
+  }
+  return cdrom;
+}
+
 absl::StatusOr<ConsoleConfig> ConsoleFromProto(const v1::Console& message) {
   ConsoleConfig console;
   ASSIGN_OR_RETURN(console.mode,
@@ -289,6 +302,11 @@ absl::StatusOr<VmConfig> ConfigFromProto(const v1::VmConfig& message) {
     ASSIGN_OR_RETURN(DiskConfig disk,
                      DiskFromProto(message.disks(i), absl::StrFormat("disks[%d]", i)));
     config.disks.push_back(std::move(disk));
+  }
+  for (int i = 0; i < message.cdroms_size(); ++i) {
+    ASSIGN_OR_RETURN(CdromConfig cdrom,
+                     CdromFromProto(message.cdroms(i), absl::StrFormat("cdroms[%d]", i)));
+    config.cdroms.push_back(std::move(cdrom));
   }
   for (int i = 0; i < message.nics_size(); ++i) {
     ASSIGN_OR_RETURN(NicConfig nic, NicFromProto(message.nics(i), absl::StrFormat("nics[%d]", i)));
@@ -361,6 +379,13 @@ v1::VmConfig ConfigToProto(const VmConfig& config) {
     to.set_legacy(disk.legacy);
     if (disk.boot_index) to.set_boot_index(*disk.boot_index);
     to.set_cache_bytes(disk.cache_bytes);
+  }
+  for (const CdromConfig& cdrom : config.cdroms) {
+    v1::Cdrom& to = *message.add_cdroms();
+    to.set_id(Utf8(cdrom.id));
+    to.set_path(Utf8(cdrom.path));
+    to.set_serial(Utf8(cdrom.serial));
+    if (cdrom.boot_index) to.set_boot_index(*cdrom.boot_index);
   }
   for (const NicConfig& nic : config.nics) {
     v1::Nic& to = *message.add_nics();
@@ -481,6 +506,11 @@ v1::VmDescription DescriptionToProto(const VmDescription& description) {
     to.set_path(Utf8(disk.path));
     to.set_format(Utf8(disk.format));
     to.set_read_only(disk.read_only);
+  }
+  for (const CdromDescription& cdrom : description.cdroms) {
+    v1::CdromDescription& to = *message.add_cdroms();
+    to.set_id(Utf8(cdrom.id));
+    to.set_path(Utf8(cdrom.path));
   }
   for (const NicDescription& nic : description.nics) {
     v1::NicDescription& to = *message.add_nics();

@@ -69,6 +69,8 @@ constexpr char kFull[] = R"pb(
     cache_bytes: 2097152
   }
   disks { path: "fd:5" format: RAW }
+  cdroms { id: "cd" path: "/iso/install.iso" serial: "C1" boot_index: 2 }
+  cdroms { id: "empty" }
   nics {
     id: "lan"
     tap: "vnet0"
@@ -142,6 +144,10 @@ TEST(Convert, ConfigReachesEveryField) {
   EXPECT_TRUE(config->disks[0].legacy);
   EXPECT_FALSE(config->disks[1].legacy);
   EXPECT_EQ(config->disks[0].cache_bytes, 2u << 20);
+  ASSERT_EQ(config->cdroms.size(), 2u);
+  EXPECT_EQ(config->cdroms[0],
+            (CdromConfig{.id = "cd", .path = "/iso/install.iso", .serial = "C1", .boot_index = 2}));
+  EXPECT_EQ(config->cdroms[1].path, "");
   EXPECT_EQ(config->disks[1].on_stall, OnDiskStall::kReport);
   EXPECT_EQ(config->disks[1].stall_seconds, 30u);
   EXPECT_EQ(config->disks[1].throttle, DiskThrottle());

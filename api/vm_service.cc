@@ -67,6 +67,7 @@ void VmService::Listen(CallQueue& queue) {
   ListenFor(queue, &GrpcService::RequestReset, &VmService::Reset);
   ListenFor(queue, &GrpcService::RequestStop, &VmService::Stop);
   ListenFor(queue, &GrpcService::RequestSetDiskThrottle, &VmService::SetDiskThrottle);
+  ListenFor(queue, &GrpcService::RequestSetMedium, &VmService::SetMedium);
   ListenFor(queue, &GrpcService::RequestDescribe, &VmService::Describe);
   ListenFor(queue, &GrpcService::RequestStats, &VmService::Stats);
   ListenFor(queue, &GrpcService::RequestGetVersion, &VmService::GetVersion);
@@ -136,6 +137,16 @@ void VmService::SetDiskThrottle(const v1::SetDiskThrottleRequest& request,
          [this, disk = request.disk(),
           throttle = ThrottleFromProto(request.throttle())](OperationLog::Done set) mutable {
            controller_.SetDiskThrottle(std::move(disk), std::move(throttle), std::move(set));
+         });
+}
+
+void VmService::SetMedium(const v1::SetMediumRequest& request, v1::SetMediumResponse* response,
+                          Done done) {
+  Change(request, response, std::move(done),
+         [this, cdrom = request.cdrom(), path = request.path(),
+          mode = request.force() ? EjectMode::kForce
+                                 : EjectMode::kAsk](OperationLog::Done set) mutable {
+           controller_.SetMedium(std::move(cdrom), std::move(path), mode, std::move(set));
          });
 }
 

@@ -50,6 +50,7 @@ class VmService {
   void Stop(const v1::StopRequest& request, v1::StopResponse* response, Done done);
   void SetDiskThrottle(const v1::SetDiskThrottleRequest& request,
                        v1::SetDiskThrottleResponse* response, Done done);
+  void SetMedium(const v1::SetMediumRequest& request, v1::SetMediumResponse* response, Done done);
   void Describe(const v1::DescribeRequest& request, v1::DescribeResponse* response, Done done);
   void Stats(const v1::StatsRequest& request, v1::StatsResponse* response, Done done);
   void GetVersion(const v1::GetVersionRequest& request, v1::GetVersionResponse* response,

@@ -57,6 +57,9 @@ class Ctl {
                                        .timeout = options_.timeout});
       case CtlVerb::kThrottle:
         return Throttle();
+      case CtlVerb::kInsert:
+      case CtlVerb::kEject:
+        return SetMedium();
       case CtlVerb::kVersion:
         return Version();
     }
@@ -102,6 +105,14 @@ class Ctl {
     request.set_disk(options_.disk);
     api::ThrottleToProto(options_.throttle, request.mutable_throttle());
     return Change(&Client::Stub::SetDiskThrottle, std::move(request));
+  }
+
+  absl::Status SetMedium() {
+    v1::SetMediumRequest request;
+    request.set_cdrom(options_.cdrom);
+    request.set_path(options_.path);
+    request.set_force(options_.force);
+    return Change(&Client::Stub::SetMedium, std::move(request));
   }
 
   template <typename Request, typename Response>

@@ -4,6 +4,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "base/status.h"
 #include "cmd/flag_scanner.h"
 #include "cmd/flag_values.h"
@@ -49,6 +50,11 @@ Verbs
                     new limits for a disk and those of its group, at once; the old ones are gone.
                     bps-total, bps-read, bps-write, iops-total, iops-read, iops-write; -max and
                     -max-length behind any of them; iops-size: as throttle.* of `vireo run --disk`
+  insert CDROM FILE [--force]
+                    put an ISO image into a CD/DVD drive, after what is in it was taken out
+  eject CDROM [--force]
+                    take it out; --force: even though the guest holds the tray, which is then told
+                    afterwards (without, it is asked)
   version           of vireoctl, and of the vireo process if --api is given
 
   --operation-id ID with a verb that changes the machine: a repeat with the same ID is done once
@@ -61,6 +67,7 @@ struct Verb {
   absl::string_view name;
   CtlVerb verb;
   std::vector<FlagSpec> flags;
+  size_t most_operands = 0;
 };
 
 const std::vector<Verb>& Verbs() {
@@ -76,7 +83,9 @@ const std::vector<Verb>& Verbs() {
       {"stop", CtlVerb::kStop, {{"--operation-id"}, {"--wait", Kind::kSwitch}}},
       {"events", CtlVerb::kEvents, {{"--after"}, {"--until"}}},
       {"console", CtlVerb::kConsole, {{"--escape"}, {"--until"}, {"--until-eof", Kind::kSwitch}}},
-      {"throttle", CtlVerb::kThrottle, {{"--operation-id"}}},
+      {"throttle", CtlVerb::kThrottle, {{"--operation-id"}}, 2},
+      {"insert", CtlVerb::kInsert, {{"--operation-id"}, {"--force", Kind::kSwitch}}, 2},
+      {"eject", CtlVerb::kEject, {{"--operation-id"}, {"--force", Kind::kSwitch}}, 1},
       {"version", CtlVerb::kVersion, {}}};
   return verbs;
 }
@@ -129,10 +138,10 @@ absl::Status CheckFlagsOf(const Verb& verb, const ScannedArgs& args) {
           absl::StrCat(flag.name, ": not for `vireoctl ", verb.name, "`"));
     }
   }
-  const size_t operands = verb.verb == CtlVerb::kThrottle ? 3 : 1;
-  if (args.rest.size() > operands) {
+  const size_t most = 1 + verb.most_operands;
+  if (args.rest.size() > most) {
     return absl::InvalidArgumentError(
-        absl::StrCat(args.rest[operands], ": not expected after `vireoctl ", verb.name, "`"));
+        absl::StrCat(args.rest[most], ": not expected after `vireoctl ", verb.name, "`"));
   }
   return absl::OkStatus();
 }
@@ -195,6 +204,21 @@ absl::StatusOr<CtlCommand> ParseCtlArgs(const std::vector<std::string>& args,
       if (!taken.ok()) return Annotate(taken, "throttle");
     }
   }
+  if (options.verb == CtlVerb::kInsert || options.verb == CtlVerb::kEject) {
+    const size_t needed = options.verb == CtlVerb::kInsert ? 3 : 2;
+    if (scanned.rest.size() < needed) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%s: no %s; `vireoctl %s` needs %s", verb->name,
+                          scanned.rest.size() < 2 ? "drive" : "image", verb->name,
+                          needed == 3 ? "a drive's id and an ISO image" : "a drive's id"));
+    }
+    options.cdrom = scanned.rest[1];
+    if (needed == 3) options.path = scanned.rest[2];
+    if (needed == 3 && options.path.empty()) {
+      return absl::InvalidArgumentError("insert: the name of the image is empty");
+    }
+  }
+  options.force = scanned.Has("--force");
   options.wait = scanned.Has("--wait");
   options.until_eof = scanned.Has("--until-eof");
   if (const std::string* const id = scanned.Find("--operation-id")) options.operation_id = *id;

@@ -30,6 +30,8 @@ enum class CtlVerb {
   kEvents,
   kConsole,
   kThrottle,
+  kInsert,
+  kEject,
   kVersion
 };
 
@@ -50,6 +52,9 @@ struct CtlOptions {
   char escape_key = kEscapeKey;            // console
   std::string disk;                        // throttle
   DiskThrottle throttle;                   // throttle
+  std::string cdrom;                       // insert, eject
+  std::string path;                        // insert
+  bool force = false;                      // insert, eject
 };
 
 using CtlCommand = std::variant<CtlOptions, PrintText>;

@@ -23,6 +23,8 @@ TEST_P(VerbTest, IsKnownAndExplained) {
   Args args = {GetParam().first};
   if (GetParam().second == CtlVerb::kCreate) args.push_back("--config=vm.json");
   if (GetParam().second == CtlVerb::kThrottle) args.push_back("disk0");
+  if (GetParam().second == CtlVerb::kEject) args.push_back("cdrom0");
+  if (GetParam().second == CtlVerb::kInsert) args.insert(args.end(), {"cdrom0", "a.iso"});
   EXPECT_EQ(Parse(args).verb, GetParam().second);
   const std::string help = std::get<PrintText>(*ParseCtlArgs({"--help"}, "")).text;
   EXPECT_THAT(help, HasSubstr("\n  " + GetParam().first));
@@ -36,6 +38,7 @@ INSTANTIATE_TEST_SUITE_P(
                     std::pair("stop", CtlVerb::kStop), std::pair("stats", CtlVerb::kStats),
                     std::pair("events", CtlVerb::kEvents), std::pair("console", CtlVerb::kConsole),
                     std::pair("throttle", CtlVerb::kThrottle),
+                    std::pair("insert", CtlVerb::kInsert), std::pair("eject", CtlVerb::kEject),
                     std::pair("version", CtlVerb::kVersion)),
     [](const auto& info) { return std::string(info.param.first); });
 
@@ -61,6 +64,15 @@ TEST(CtlArgs, FlagsReachTheirFields) {
   EXPECT_EQ(throttle.throttle.bytes_read.per_second, uint64_t{1} << 20);
   EXPECT_EQ(throttle.throttle.ops_write.per_second, 50u);
   EXPECT_EQ(Parse({"throttle", "disk1"}).throttle, DiskThrottle());
+  const CtlOptions insert = Parse({"insert", "cdrom0", "/iso/a.iso"});
+  EXPECT_EQ(insert.verb, CtlVerb::kInsert);
+  EXPECT_EQ(insert.cdrom, "cdrom0");
+  EXPECT_EQ(insert.path, "/iso/a.iso");
+  EXPECT_FALSE(insert.force);
+  const CtlOptions eject = Parse({"eject", "cdrom0", "--force"});
+  EXPECT_EQ(eject.verb, CtlVerb::kEject);
+  EXPECT_EQ(eject.path, "");
+  EXPECT_TRUE(eject.force);
   const CtlOptions console = Parse({"console", "--escape=^a", "--until", "login:", "--until-eof"});
   EXPECT_EQ(console.escape_key, 1);
   EXPECT_EQ(console.until_text, "login:");
@@ -99,6 +111,15 @@ INSTANTIATE_TEST_SUITE_P(
          {"ThrottleOfNoDisk",
           {"--api=unix:a", "throttle"},
           "throttle: no disk; `vireoctl throttle` needs its id"},
+         {"NoDrive",
+          {"--api=unix:a", "eject"},
+          "eject: no drive; `vireoctl eject` needs a drive's id"},
+         {"NoMedium",
+          {"--api=unix:a", "insert", "cdrom0"},
+          "insert: no image; `vireoctl insert` needs a drive's id and an ISO image"},
+         {"EjectOfAFile",
+          {"--api=unix:a", "eject", "cdrom0", "a.iso"},
+          "a.iso: not expected after `vireoctl eject`"},
          {"BadLimit",
           {"--api=unix:a", "throttle", "disk0", "iops-read-max=5"},
           "throttle: iops-read: a burst of 5 a second needs a limit to go beyond"},

@@ -118,6 +118,13 @@ std::string DescriptionTable(const v1::VmDescription& vm) {
     }
     absl::StrAppend(&text, "\ndisks\n", Table(rows, "  "));
   }
+  if (vm.cdroms_size() > 0) {
+    rows = {{"ID", "MEDIUM"}};
+    for (const v1::CdromDescription& cdrom : vm.cdroms()) {
+      rows.push_back({cdrom.id(), OrDash(cdrom.path())});
+    }
+    absl::StrAppend(&text, "\nCD/DVD drives\n", Table(rows, "  "));
+  }
   if (vm.nics_size() > 0) {
     rows = {{"ID", "PCI ADDRESS", "MAC", "MTU", "LINK", "TAP", "BRIDGE"}};
     for (const v1::NicDescription& nic : vm.nics()) {

@@ -59,7 +59,8 @@ The machine (values may carry K, M, G, T; a comma within a value is written twic
       write-cache=on|off   off: each write is durable before it is reported; default on
       cache-size=SIZE      memory for a QCOW2 disk's metadata, at most: 1M to 4G; default 32M
       serial=TEXT          at most 20 bytes; default: the id
-      bootindex=N          firmware tries lower ones first (default: the order of the flags)
+      bootindex=N          firmware tries lower ones first, CD/DVD drives among them (default: the
+                           order of the flags, drives last)
       id=NAME              default disk0, disk1, ...
       slot=N               PCI slot 1 to 30; default: the next free one
       loop=NAME            the io loop that serves it; default: the common one
@@ -81,6 +82,12 @@ The machine (values may carry K, M, G, T; a comma within a value is written twic
       throttle.iops-size=SIZE
                            a request counts once for each SIZE bytes
       throttle.group=NAME  disks of one name share the limits, stated alike for each
+  --cdrom FILE|KEY=VALUE,...
+                         a CD/DVD drive, on an AHCI controller; may be repeated, up to 6 times
+      path=FILE            an ISO image, or fd:N; default: nothing is in
+      bootindex=N          as a disk's
+      id=NAME              default cdrom0, cdrom1, ...
+      serial=TEXT          at most 20 bytes; default: the id
   --net KEY=VALUE,...    a virtio network card; may be repeated
       tap=NAME             interface to make, at most 15 bytes
       bridge=NAME          existing bridge that it joins
@@ -130,6 +137,7 @@ const std::vector<FlagSpec>& MachineFlags() {
                                                         {"--cpu"},
                                                         {"--memory"},
                                                         {"--disk", Kind::kRepeatedValue},
+                                                        {"--cdrom", Kind::kRepeatedValue},
                                                         {"--net", Kind::kRepeatedValue},
                                                         {"--console"},
                                                         {"--console-history"},
@@ -307,6 +315,17 @@ absl::Status ParseSmbios(const std::string& text, VmConfig* config) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<CdromConfig> ParseCdrom(const std::string& text) {
+  ASSIGN_OR_RETURN(const Values values,
+                   ParseKeyValues(text, {"path", "id", "serial", "bootindex"}, "path"));
+  CdromConfig cdrom;
+  Take(values, "path", &cdrom.path);
+  Take(values, "id", &cdrom.id);
+  Take(values, "serial", &cdrom.serial);
+  RETURN_IF_ERROR(TakeNumber<uint16_t>(values, "bootindex", UINT16_MAX, &cdrom.boot_index));
+  return cdrom;
+}
+
 absl::StatusOr<NicConfig> ParseNet(const std::string& text) {
   ASSIGN_OR_RETURN(const Values values,
                    ParseKeyValues(text, {"tap", "bridge", "fd", "mac", "mtu", "link", "id", "slot",
@@ -374,6 +393,9 @@ absl::Status ApplyMachineFlag(const ScannedFlag& flag, VmConfig* config) {
   } else if (flag.name == "--disk") {
     ASSIGN_OR_RETURN(DiskConfig disk, ParseDisk(value));
     config->disks.push_back(std::move(disk));
+  } else if (flag.name == "--cdrom") {
+    ASSIGN_OR_RETURN(CdromConfig cdrom, ParseCdrom(value));
+    config->cdroms.push_back(std::move(cdrom));
   } else if (flag.name == "--net") {
     ASSIGN_OR_RETURN(NicConfig nic, ParseNet(value));
     config->nics.push_back(std::move(nic));

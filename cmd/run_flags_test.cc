@@ -172,6 +172,15 @@ TEST(VireoArgs, DisksHaveKeysLimitsAndPolicies) {
   EXPECT_FALSE(disk.legacy);
 }
 
+TEST(VireoArgs, DrivesMayBeEmpty) {
+  const RunOptions run = RunLine({"--cdrom", "install.iso,bootindex=3", "--cdrom",
+                                  "id=cd,serial=X1", "--cdrom", "path=/a,,b.iso"});
+  ASSERT_EQ(run.config.cdroms.size(), 3u);
+  EXPECT_EQ(run.config.cdroms[0], (CdromConfig{.path = "install.iso", .boot_index = 3}));
+  EXPECT_EQ(run.config.cdroms[1], (CdromConfig{.id = "cd", .serial = "X1"}));
+  EXPECT_EQ(run.config.cdroms[2].path, "/a,b.iso");
+}
+
 TEST(VireoArgs, CpuMayAddFeaturesToTheModelOfCpus) {
   const RunOptions run = RunLine({"--cpus", "2,model=x86-64-v2", "--cpu", "+pcid"});
   EXPECT_EQ(run.config.cpus.model, "x86-64-v2");
@@ -223,6 +232,7 @@ TEST(VireoArgs, HelpNamesEveryFlag) {
                            "--cpu",
                            "--memory",
                            "--disk",
+                           "--cdrom",
                            "--net",
                            "--console",
                            "--console-history",

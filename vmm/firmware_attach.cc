@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -14,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -153,27 +155,35 @@ absl::Status MachineBuilder::PlaceFirmware() {
 }
 
 std::string MachineBuilder::BootOrder() const {
-  std::vector<const DiskConfig*> disks;
-  const bool chosen =
-      std::any_of(m_.config_.disks.begin(), m_.config_.disks.end(),
-                  [](const DiskConfig& disk) { return disk.boot_index.has_value(); });
+  // Open Firmware's names of devices, as SeaBIOS and OVMF make them too.
+  struct Choice {
+    std::optional<uint16_t> index;
+    std::string name;
+  };
+  std::vector<Choice> choices;
   for (const DiskConfig& disk : m_.config_.disks) {
-    if (!chosen || disk.boot_index.has_value()) disks.push_back(&disk);
-  }
-  std::stable_sort(disks.begin(), disks.end(), [](const DiskConfig* a, const DiskConfig* b) {
-    return a->boot_index < b->boot_index;
-  });
-  // Open Firmware's names of devices, as SeaBIOS and OVMF make them too; a line each.
-  std::string order;
-  if (m_.kernel_.valid()) order = absl::StrCat("/rom@", kLinuxRomFile);
-  for (const DiskConfig* const disk : disks) {
     for (const Machine::PlacedFunction& function : m_.functions_) {
-      if (function.id != disk->id) continue;
-      if (!order.empty()) order += '\n';
-      absl::StrAppendFormat(&order, "/pci@i0cf8/scsi@%x/disk@0,0", function.address.slot);
+      if (function.id != disk.id) continue;
+      choices.push_back(
+          {disk.boot_index, absl::StrFormat("/pci@i0cf8/scsi@%x/disk@0,0", function.address.slot)});
     }
   }
-  return order;
+  for (const std::unique_ptr<Machine::Cdrom>& cdrom : m_.cdroms_) {
+    choices.push_back(
+        {cdrom->config.boot_index,
+         absl::StrFormat("/pci@i0cf8/pci8086,2922@1f,2/drive@%x/disk@0", cdrom->port)});
+  }
+  const bool chosen = std::any_of(choices.begin(), choices.end(),
+                                  [](const Choice& choice) { return choice.index.has_value(); });
+  if (chosen)
+    std::erase_if(choices, [](const Choice& choice) { return !choice.index.has_value(); });
+  std::stable_sort(choices.begin(), choices.end(),
+                   [](const Choice& a, const Choice& b) { return a.index < b.index; });
+  // A line each; a kernel that is to be started comes before all of them.
+  std::vector<std::string> lines;
+  if (m_.kernel_.valid()) lines.push_back(absl::StrCat("/rom@", kLinuxRomFile));
+  for (Choice& choice : choices) lines.push_back(std::move(choice.name));
+  return absl::StrJoin(lines, "\n");
 }
 
 absl::Status MachineBuilder::TellFirmware() {

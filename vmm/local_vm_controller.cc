@@ -108,6 +108,13 @@ void LocalVmController::SetDiskThrottle(std::string disk, DiskThrottle throttle,
   });
 }
 
+void LocalVmController::SetMedium(std::string cdrom, std::string path, EjectMode mode, Done done) {
+  loop_.Post([this, cdrom = std::move(cdrom), path = std::move(path), mode,
+              done = std::move(done)]() mutable {
+    operations_->Spawn(PerformSetMedium(std::move(cdrom), std::move(path), mode, std::move(done)));
+  });
+}
+
 VmDescription LocalVmController::Describe() const {
   MutexLock lock(mutex_);
   VmDescription description = description_;
@@ -256,6 +263,14 @@ Task<void> LocalVmController::AnswerDiskAnswers(DiskStall disk) {
   SetState(VmState::kRunning, VmCause::kNone, detail);
 }
 
+void LocalVmController::OnMediumEjected(std::string id) {
+  loop_.Post([this, id = std::move(id)] {
+    NoteMedium(id, "");
+    Emit(VmEventKind::kMediumEjected, VmCause::kNone,
+         absl::StrCat(id, ": the guest ejected the medium"));
+  });
+}
+
 void LocalVmController::OnDeviceNeedsReset(std::string id) {
   loop_.Post([this, id = std::move(id)] {
     Emit(VmEventKind::kDeviceNeedsReset, VmCause::kNone,
@@ -329,6 +344,26 @@ absl::Status LocalVmController::ApplyDiskThrottle(const std::string& disk, DiskT
     config.throttle.group = group;
   }
   return absl::OkStatus();
+}
+
+Task<void> LocalVmController::PerformSetMedium(std::string cdrom, std::string path, EjectMode mode,
+                                               Done done) {
+  AsyncMutex::Guard guard = co_await one_at_a_time_.Lock();
+  if (machine_ == nullptr) {
+    done(absl::FailedPreconditionError("there is no machine"));
+    co_return;
+  }
+  const absl::Status status =
+      co_await machine_->SetMedium(cdrom, path, mode, absl::Milliseconds(options_.drain_limit_ms));
+  if (status.ok()) NoteMedium(cdrom, path);
+  done(status);
+}
+
+void LocalVmController::NoteMedium(const std::string& cdrom, const std::string& path) {
+  MutexLock lock(mutex_);
+  for (CdromConfig& config : description_.config.cdroms) {
+    if (config.id == cdrom) config.path = path;
+  }
 }
 
 Task<void> LocalVmController::PerformCreate(VmConfig config, Done done) {

@@ -59,6 +59,7 @@ class LocalVmController final : public VmController, private GuestEvents {
   void Stop(Done done) override;
 
   void SetDiskThrottle(std::string disk, DiskThrottle throttle, Done done) override;
+  void SetMedium(std::string cdrom, std::string path, EjectMode mode, Done done) override;
 
   VmDescription Describe() const override;
   VmStats Stats() const override;
@@ -79,6 +80,7 @@ class LocalVmController final : public VmController, private GuestEvents {
   void OnDiskFailed(DiskError error) override;
   void OnDiskStalled(DiskStall stall, bool pause) override;
   void OnDiskAnswers(DiskStall disk) override;
+  void OnMediumEjected(std::string id) override;
   void OnDeviceNeedsReset(std::string id) override;
 
   // Everything below runs on the control loop, one operation at a time.
@@ -86,6 +88,9 @@ class LocalVmController final : public VmController, private GuestEvents {
   Task<void> Perform(Operation operation, Done done);
   Task<void> PerformCreate(VmConfig config, Done done);
   Task<void> PerformSetDiskThrottle(std::string disk, DiskThrottle throttle, Done done);
+  Task<void> PerformSetMedium(std::string cdrom, std::string path, EjectMode mode, Done done);
+  // What the configuration would be, had the machine been made as it is now.
+  void NoteMedium(const std::string& cdrom, const std::string& path);
   absl::Status ApplyDiskThrottle(const std::string& disk, DiskThrottle throttle);
   Task<absl::Status> DoCreate(VmConfig config);
   absl::StatusOr<std::shared_ptr<ConsoleFile>> OpenConsoleFile(const VmConfig& config);

@@ -74,7 +74,7 @@ absl::Status Machine::AssignBars() {
   RangeAllocator ports("PCI ports", kIoWindowBase, kIoWindowSize);
   for (const PlacedFunction& function : functions_) {
     uint16_t command = 0;
-    for (const pci::Function::BarInfo& bar : function.transport->bars()) {
+    for (const pci::Function::BarInfo& bar : function.function->bars()) {
       const bool io = bar.kind == pci::BarKind::kIo;
       const bool wide =
           bar.kind == pci::BarKind::kMemory64 || bar.kind == pci::BarKind::kMemory64Prefetchable;
@@ -147,16 +147,16 @@ Task<void> Machine::Park() {
 }
 
 Task<void> Machine::QuiesceFunction(const PlacedFunction& function) {
-  co_await function.transport->Quiesce();
+  co_await function.function->Quiesce();
 }
 
 Task<void> Machine::ResumeFunction(const PlacedFunction& function) {
-  function.transport->Resume();
+  function.function->Resume();
   co_return;
 }
 
 Task<void> Machine::ResetFunction(const PlacedFunction& function) {
-  co_await function.transport->Reset();
+  co_await function.function->Reset();
 }
 
 Task<absl::Status> Machine::Run(Step step, const PlacedFunction& function) {
@@ -264,6 +264,17 @@ Task<absl::Status> Machine::Close(absl::Duration limit) {
       first_failure.Update(*closed);
     }
   }
+  if (ahci_ != nullptr) {
+    LoopThread::Work work = [this] { return CloseMedia(); };
+    const std::optional<absl::Status> closed =
+        co_await ahci_loop_->CallWithin(control_, std::move(work), limit);
+    if (!closed.has_value()) {
+      co_return absl::DeadlineExceededError(absl::StrFormat(
+          "the media of CD/DVD drives did not close within %s", absl::FormatDuration(limit)));
+    }
+    if (!closed->ok()) LogError("closing the media of CD/DVD drives: %s", closed->message());
+    first_failure.Update(*closed);
+  }
   co_return first_failure;
 }
 
@@ -292,6 +303,7 @@ void Machine::Describe(VmDescription* description) const {
   description->kvm_kind = kvm_kind_;
   description->devices.clear();
   description->disks.clear();
+  description->cdroms.clear();
   description->nics.clear();
   std::map<std::string, DeviceDescription> by_id;
   for (const PlacedFunction& function : functions_) {
@@ -299,7 +311,7 @@ void Machine::Describe(VmDescription* description) const {
         .id = function.id,
         .kind = function.kind,
         .pci_address = absl::StrCat("0000:", pci::ToString(function.address)),
-        .driver_ready = function.transport->driver_ready()};
+        .driver_ready = function.driver_ready()};
     by_id[function.id] = device;
     description->devices.push_back(std::move(device));
   }
@@ -310,6 +322,10 @@ void Machine::Describe(VmDescription* description) const {
          .path = disk.config.path,
          .format = disk.config.format == DiskFormat::kQcow2 ? "qcow2" : "raw",
          .read_only = disk.config.read_only});
+  }
+  for (const std::unique_ptr<Cdrom>& cdrom : cdroms_) {
+    MutexLock lock(cdrom->mutex);
+    description->cdroms.push_back({.id = cdrom->config.id, .path = cdrom->path});
   }
   for (const Nic& nic : nics_) {
     description->nics.push_back({.device = by_id[nic.config.id],

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -15,13 +16,16 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "base/async/async_mutex.h"
 #include "base/async/event_loop.h"
 #include "base/async/task.h"
 #include "base/mapped_region.h"
 #include "base/memory/guest_memory.h"
+#include "base/mutex.h"
 #include "base/opener.h"
 #include "base/state.h"
 #include "base/unique_fd.h"
@@ -35,9 +39,11 @@
 #include "devices/firmware/shadow_memory.h"
 #include "devices/i8042.h"
 #include "devices/lifecycle.h"
+#include "devices/pci/function.h"
 #include "devices/pci/root_bus.h"
 #include "devices/pvpanic.h"
 #include "devices/serial_16550.h"
+#include "devices/storage_controllers/ahci.h"
 #include "devices/virtio/block.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/pci_transport.h"
@@ -76,6 +82,8 @@ class GuestEvents {
   virtual void OnDiskStalled(DiskStall stall, bool pause) = 0;
   // No request of the disk waits any more.
   virtual void OnDiskAnswers(DiskStall disk) = 0;
+  // The guest has taken the medium out of the CD/DVD drive `id`.
+  virtual void OnMediumEjected(std::string id) = 0;
   // A driver of the guest broke a ring of device `id`, which waits to be reset.
   virtual void OnDeviceNeedsReset(std::string id) = 0;
 };
@@ -120,6 +128,10 @@ class Machine final : private VcpuThreads::Events {
   // New limits for the disk and those of its group. NOT_FOUND.
   absl::Status SetDiskThrottle(const std::string& id, const DiskThrottle& throttle);
 
+  // As VmController::SetMedium().
+  Task<absl::Status> SetMedium(const std::string& id, const std::string& path, EjectMode mode,
+                               absl::Duration limit);
+
   // Any thread.
   void PressPowerButton();
   size_t WriteConsole(std::string_view bytes);
@@ -133,7 +145,8 @@ class Machine final : private VcpuThreads::Events {
     pci::Address address;
     std::string id;
     std::string kind;
-    virtio::PciTransport* transport;
+    pci::Function* function;
+    std::function<bool()> driver_ready;  // Any thread.
     LoopThread* loop;
   };
   struct Disk {
@@ -143,6 +156,12 @@ class Machine final : private VcpuThreads::Events {
     LoopThread* loop;
     ThrottledBackend* throttled;  // Inside `device`.
     std::shared_ptr<ThrottleGroup> throttle;
+  };
+  struct Cdrom {
+    CdromConfig config;
+    size_t port = 0;
+    mutable Mutex mutex;
+    std::string path ABSL_GUARDED_BY(mutex);  // Of what is in it now; empty: nothing.
   };
   struct Nic {
     NicConfig config;
@@ -173,6 +192,9 @@ class Machine final : private VcpuThreads::Events {
   Task<void> ResumeFunction(const PlacedFunction& function);
   Task<void> ResetFunction(const PlacedFunction& function);
   Task<absl::Status> CloseDisk(const Disk& disk);
+  struct MediumChange;
+  Task<absl::Status> ChangeMedium(std::shared_ptr<MediumChange> change);
+  Task<absl::Status> CloseMedia();
   std::vector<Lifecycle*> PlatformDevices();
 
   // In the order in which they are made, which is the reverse of the one in which they go: threads
@@ -217,8 +239,12 @@ class Machine final : private VcpuThreads::Events {
   std::unique_ptr<pci::RootBus> pci_;
   std::vector<std::unique_ptr<virtio::VirtioDevice>> devices_;
   std::vector<std::unique_ptr<virtio::PciTransport>> transports_;
+  std::unique_ptr<Ahci> ahci_;  // With CD/DVD drives only.
+  LoopThread* ahci_loop_ = nullptr;
+  AsyncMutex medium_change_;  // On that loop. Held while a medium changes, however long that takes.
   std::vector<PlacedFunction> functions_;
   std::vector<Disk> disks_;
+  std::vector<std::unique_ptr<Cdrom>> cdroms_;  // In order of port.
   std::vector<Nic> nics_;
   std::vector<EncodedState> vcpus_at_power_on_;
   std::unique_ptr<VcpuThreads> vcpus_;

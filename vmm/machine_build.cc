@@ -61,6 +61,8 @@ Task<absl::Status> MachineBuilder::BuildAll() {
     if (!status.ok()) co_return InField(absl::StrFormat("nics[%d]", i), status);
   }
   if (m_.config_.rng) CO_RETURN_IF_ERROR(AttachRng());
+  const absl::Status cdroms = co_await AttachCdroms();
+  if (!cdroms.ok()) co_return cdroms;
   if (m_.has_firmware()) CO_RETURN_IF_ERROR(TellFirmware());
   CO_RETURN_IF_ERROR(MakeVcpus());
   co_return absl::OkStatus();
@@ -231,14 +233,15 @@ absl::Status MachineBuilder::AddFunction(NewFunction f) {
   m_.functions_.push_back({.address = address,
                            .id = std::move(f.id),
                            .kind = std::move(f.kind),
-                           .transport = placed,
+                           .function = placed,
+                           .driver_ready = [placed] { return placed->driver_ready(); },
                            .loop = f.loop});
   return absl::OkStatus();
 }
 
 absl::Status MachineBuilder::AttachRng() {
   ASSIGN_OR_RETURN(LoopThread* const loop, Loop(""));
-  NewFunction f = {.id = "rng", .kind = "virtio-rng", .loop = loop};
+  NewFunction f = {.id = kRngId, .kind = "virtio-rng", .loop = loop};
   f.device = std::make_unique<virtio::VirtioRng>(loop->loop(), *m_.memory_);
   return AddFunction(std::move(f));
 }

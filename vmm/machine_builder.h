@@ -60,6 +60,7 @@ class MachineBuilder {
   std::shared_ptr<ThrottleGroup> FindThrottle(const DiskThrottle& throttle);
   Task<absl::Status> AttachNic(size_t index);
   absl::Status AttachRng();
+  Task<absl::Status> AttachCdroms();
   // After all devices: firmware is told of them.
   absl::Status TellFirmware();
   // The kernel, for firmware to start.

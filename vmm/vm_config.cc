@@ -22,6 +22,7 @@ constexpr size_t kMaxIdBytes = 64;
 constexpr size_t kMaxTapBytes = 15;  // IFNAMSIZ less the terminator.
 constexpr uint32_t kMaxStallSeconds = 24 * 60 * 60;
 constexpr size_t kMaxSerialBytes = 20;  // VIRTIO_BLK_ID_BYTES.
+constexpr size_t kMaxCdroms = 6;        // Ports of an AHCI controller.
 constexpr size_t kMaxDevices = 28;      // Slots 1..30 less the bridge parts and the entropy device.
 constexpr uint8_t kMinSlot = 1;
 constexpr uint8_t kMaxSlot = 30;  // Slot 31 is the LPC bridge.
@@ -170,15 +171,39 @@ absl::Status ValidateSmbios(const VmConfig& config) {
 
 absl::Status ValidateBootOrder(const VmConfig& config) {
   std::set<uint16_t> used;
-  for (size_t i = 0; i < config.disks.size(); ++i) {
-    const std::optional<uint16_t>& index = config.disks[i].boot_index;
-    if (!index.has_value()) continue;
-    const std::string field = absl::StrFormat("disks[%d].boot_index", i);
+  const auto check = [&](std::optional<uint16_t> index, const std::string& field) {
+    if (!index.has_value()) return absl::OkStatus();
     if (config.boot.firmware.empty()) {
-      return Invalid(field, "there is no choice among disks when a kernel is started directly");
+      return Invalid(field, "there is no choice when a kernel is started directly");
     }
     if (!used.insert(*index).second) {
       return Invalid(field, absl::StrFormat("%d is used twice", *index));
+    }
+    return absl::OkStatus();
+  };
+  for (size_t i = 0; i < config.disks.size(); ++i) {
+    const absl::Status status =
+        check(config.disks[i].boot_index, absl::StrFormat("disks[%d].boot_index", i));
+    if (!status.ok()) return status;
+  }
+  for (size_t i = 0; i < config.cdroms.size(); ++i) {
+    const absl::Status status =
+        check(config.cdroms[i].boot_index, absl::StrFormat("cdroms[%d].boot_index", i));
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateCdroms(const std::vector<CdromConfig>& cdroms) {
+  if (cdroms.size() > kMaxCdroms) {
+    return Invalid("cdroms", absl::StrFormat("%d drives; at most %d fit on the controller",
+                                             cdroms.size(), kMaxCdroms));
+  }
+  for (size_t i = 0; i < cdroms.size(); ++i) {
+    if (cdroms[i].serial.size() > kMaxSerialBytes) {
+      return Invalid(absl::StrFormat("cdroms[%d].serial", i),
+                     absl::StrFormat("\"%s\" has %d bytes; at most %d fit", cdroms[i].serial,
+                                     cdroms[i].serial.size(), kMaxSerialBytes));
     }
   }
   return absl::OkStatus();
@@ -290,6 +315,10 @@ absl::Status ValidateSlotsAndIds(const VmConfig& config) {
           absl::StrCat(field, ".id"),
           absl::StrFormat("\"%s\"; use 1 to %d letters, digits, '-', '_' or '.'", id, kMaxIdBytes));
     }
+    if (id == kRngId || id == kAhciId) {
+      return Invalid(absl::StrCat(field, ".id"),
+                     absl::StrFormat("\"%s\" is a device of the machine's own", id));
+    }
     if (!ids.insert(id).second) {
       return Invalid(absl::StrCat(field, ".id"), absl::StrFormat("\"%s\" is used twice", id));
     }
@@ -308,6 +337,11 @@ absl::Status ValidateSlotsAndIds(const VmConfig& config) {
     const DiskConfig& disk = config.disks[i];
     if (absl::Status s = check(absl::StrFormat("disks[%d]", i), disk.id, disk.slot); !s.ok())
       return s;
+  }
+  for (size_t i = 0; i < config.cdroms.size(); ++i) {
+    const absl::Status s =
+        check(absl::StrFormat("cdroms[%d]", i), config.cdroms[i].id, std::nullopt);
+    if (!s.ok()) return s;
   }
   for (size_t i = 0; i < config.nics.size(); ++i) {
     const NicConfig& nic = config.nics[i];
@@ -331,6 +365,11 @@ void Complete(VmConfig* config) {
     DiskConfig& disk = config->disks[i];
     if (disk.id.empty()) disk.id = absl::StrFormat("disk%d", i);
     if (disk.serial.empty()) disk.serial = disk.id.substr(0, kMaxSerialBytes);
+  }
+  for (size_t i = 0; i < config->cdroms.size(); ++i) {
+    CdromConfig& cdrom = config->cdroms[i];
+    if (cdrom.id.empty()) cdrom.id = absl::StrFormat("cdrom%d", i);
+    if (cdrom.serial.empty()) cdrom.serial = cdrom.id.substr(0, kMaxSerialBytes);
   }
   for (size_t i = 0; i < config->nics.size(); ++i) {
     NicConfig& nic = config->nics[i];
@@ -382,6 +421,7 @@ absl::Status Validate(const VmConfig& config) {
     }
   }
   if (absl::Status status = ValidateThrottleGroups(config.disks); !status.ok()) return status;
+  if (absl::Status status = ValidateCdroms(config.cdroms); !status.ok()) return status;
   std::set<std::string> taps;
   for (size_t i = 0; i < config.nics.size(); ++i) {
     const NicConfig& nic = config.nics[i];

@@ -126,12 +126,26 @@ struct DiskConfig {
   OnDiskStall on_stall = OnDiskStall::kReport;
   uint32_t stall_seconds = 30;  // 1..86400; until a request without an answer is called a stall.
   bool legacy = false;          // Drivers from before virtio 1.0 find it, too.
-  // Firmware tries disks in rising order of it, those without after all others. When no disk has
-  // one: in the order in which they are listed.
+  // Firmware tries disks and CD/DVD drives in rising order of it, those without after all others.
+  // When none has one: the disks and then the drives, in the order in which they are listed.
   std::optional<uint16_t> boot_index;
 
   bool operator==(const DiskConfig&) const = default;
 };
+
+// A CD/DVD drive on the machine's AHCI controller, which is there when one is.
+struct CdromConfig {
+  std::string id;      // Unique among the devices; empty: "cdrom0", "cdrom1", ...
+  std::string path;    // Path or fd:N of an ISO image, which is only read; empty: no medium is in.
+  std::string serial;  // At most 20 bytes; empty: `id`.
+  std::optional<uint16_t> boot_index;  // In one order with the disks'.
+
+  bool operator==(const CdromConfig&) const = default;
+};
+
+// Ids of devices that a machine has of itself: the entropy device, the CD/DVD drives' controller.
+inline constexpr char kRngId[] = "rng";
+inline constexpr char kAhciId[] = "ahci";
 
 struct NicConfig {
   std::string id;         // Empty: "nic0", "nic1", ...
@@ -176,6 +190,7 @@ struct VmConfig {
   MemoryConfig memory;
   BootConfig boot;
   std::vector<DiskConfig> disks;
+  std::vector<CdromConfig> cdroms;  // At most 6.
   std::vector<NicConfig> nics;
   ConsoleConfig console;
   SmbiosConfig smbios;

@@ -162,6 +162,24 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"ReadingNeedsNoSpace",
                   [](VmConfig& c) { c.disks[0].on_read_error = OnDiskError::kStopOnNoSpace; },
                   "disks[0].on_read_error"},
+        BadConfig{"DiskLikeTheEntropyDevice", [](VmConfig& c) { c.disks[0].id = "rng"; },
+                  "disks[0].id: \"rng\" is a device of the machine's own"},
+        BadConfig{"ManyDrives", [](VmConfig& c) { c.cdroms.resize(7); }, "cdroms: 7 drives"},
+        BadConfig{"LongSerialOfADrive",
+                  [](VmConfig& c) { c.cdroms = {{.serial = std::string(21, 's')}}; },
+                  "cdroms[0].serial"},
+        BadConfig{"DriveLikeADisk", [](VmConfig& c) { c.cdroms = {{.id = c.disks[0].id}}; },
+                  "cdroms[0].id"},
+        BadConfig{"DriveAndDiskInOnePlace",
+                  [](VmConfig& c) {
+                    c.boot = {.firmware = "bios"};
+                    c.disks[0].boot_index = 1;
+                    c.cdroms = {{.id = "cd", .boot_index = 1}};
+                  },
+                  "cdroms[0].boot_index: 1 is used twice"},
+        BadConfig{"BootIndexOfADriveWithoutFirmware",
+                  [](VmConfig& c) { c.cdroms = {{.id = "cd", .boot_index = 1}}; },
+                  "cdroms[0].boot_index"},
         BadConfig{"SmallCache", [](VmConfig& c) { c.disks[0].cache_bytes = 1000; },
                   "disks[0].cache_bytes: 1000 bytes; use 1 MiB to 4 GiB"},
         BadConfig{"LargeCache", [](VmConfig& c) { c.disks[0].cache_bytes = (4ULL << 30) + 1; },

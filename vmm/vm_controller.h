@@ -55,6 +55,11 @@ struct DiskDescription {
   bool read_only = false;
 };
 
+struct CdromDescription {
+  std::string id;
+  std::string path;  // Of the medium that is in now; empty: none.
+};
+
 struct NicDescription {
   DeviceDescription device;
   std::string tap;
@@ -77,6 +82,7 @@ struct VmDescription {
   std::string kvm_kind;                    // "hardware" or "pvm".
   std::vector<DeviceDescription> devices;  // All PCI devices, disks and NICs too.
   std::vector<DiskDescription> disks;
+  std::vector<CdromDescription> cdroms;
   std::vector<NicDescription> nics;
 };
 
@@ -116,9 +122,15 @@ enum class VmEventKind {
   kCrashed,            // Triple fault, panic or internal error; `cause` says which.
   kShutdownRequested,  // The power button was pressed for the guest.
   kDeviceNeedsReset,
-  kDiskError,    // The machine is paused for it; Resume tries again.
-  kDiskStalled,  // A request waits for the host; the machine is paused for it if so configured.
-  kDiskAnswers,  // No request waits any more.
+  kDiskError,      // The machine is paused for it; Resume tries again.
+  kDiskStalled,    // A request waits for the host; the machine is paused for it if so configured.
+  kDiskAnswers,    // No request waits any more.
+  kMediumEjected,  // By the guest, from a CD/DVD drive.
+};
+
+enum class EjectMode {
+  kAsk,    // A guest that holds the tray is shown a request, and the medium stays.
+  kForce,  // The medium is pulled out, whatever the guest thinks of it.
 };
 
 // A request that the host failed.
@@ -197,6 +209,12 @@ class VmController {
   // New limits for a disk and those that share its group, whose name stays. NOT_FOUND when there is
   // no such disk; INVALID_ARGUMENT.
   virtual void SetDiskThrottle(std::string disk, DiskThrottle throttle, Done done) = 0;
+
+  // Takes out what is in a CD/DVD drive, if anything is, and puts the image `path` in; empty: only
+  // the former. NOT_FOUND when there is no such drive, or no such file (nothing has changed then);
+  // FAILED_PRECONDITION when the guest holds the tray (and `mode` is to ask), or there is nothing
+  // to take out or to put in; DEADLINE_EXCEEDED when the host does not answer: it may still happen.
+  virtual void SetMedium(std::string cdrom, std::string path, EjectMode mode, Done done) = 0;
 
   virtual VmDescription Describe() const = 0;
   virtual VmStats Stats() const = 0;

@@ -177,9 +177,11 @@ std::shared_ptr<Parking> Ahci::OnConfigWritten(uint16_t offset, std::span<const 
   return nullptr;
 }
 
+bool Ahci::driver_ready() const { return (Config16(pci::kCommand) & pci::kCommandBusMaster) != 0; }
+
 void Ahci::UpdateBusMaster() {
   const MutexLock lock(bus_master_mutex_);
-  const bool allowed = (Config16(pci::kCommand) & pci::kCommandBusMaster) != 0;
+  const bool allowed = driver_ready();
   for (const std::unique_ptr<AhciPort>& port : ports_) port->SetBusMaster(allowed);
 }
 

@@ -65,6 +65,8 @@ class Ahci final : public pci::Function, public BusDevice {
   ~Ahci() override;
 
   size_t ports() const { return ports_.size(); }
+  // A driver lets it access memory. Any thread.
+  bool driver_ready() const;
   // To change its medium; on the loop.
   AtapiCdrom& drive(size_t port) { return ports_.at(port)->drive(); }
 

@@ -94,6 +94,21 @@ void FakeVmController::SetDiskThrottle(std::string disk, DiskThrottle throttle, 
   done(status);
 }
 
+void FakeVmController::SetMedium(std::string cdrom, std::string path, EjectMode mode, Done done) {
+  absl::Status status = absl::NotFoundError(absl::StrCat("no drive ", cdrom));
+  {
+    MutexLock lock(mutex_);
+    calls_.push_back(mode == EjectMode::kForce ? "SetMedium, forced" : "SetMedium");
+    changed_.NotifyAll();
+    for (CdromConfig& config : description_.config.cdroms) {
+      if (config.id != cdrom) continue;
+      config.path = path;
+      status = absl::OkStatus();
+    }
+  }
+  done(status);
+}
+
 VmDescription FakeVmController::Describe() const {
   MutexLock lock(mutex_);
   return description_;

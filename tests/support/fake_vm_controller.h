@@ -26,6 +26,7 @@ class FakeVmController final : public VmController {
   void Reset(Done done) override;
   void Stop(Done done) override;
   void SetDiskThrottle(std::string disk, DiskThrottle throttle, Done done) override;
+  void SetMedium(std::string cdrom, std::string path, EjectMode mode, Done done) override;
   VmDescription Describe() const override;
   VmStats Stats() const override;
   void AddConsoleReader(std::shared_ptr<ConsoleReader> reader) override;
