@@ -16,6 +16,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/console_text.h"
 #include "tests/support/temp_dir.h"
 
 namespace vireo {
@@ -27,33 +28,6 @@ std::string Runfile(const std::string& path) {
   return std::string(std::getenv("TEST_SRCDIR")) + "/" + std::getenv("TEST_WORKSPACE") + "/" + path;
 }
 std::string GuestPath() { return Runfile("tests/guest/modes/modes.elf"); }
-
-// Text that other threads append to and a test waits for.
-class Screen final : public ConsoleReader {
- public:
-  void OnOutput(std::string_view bytes) override {
-    const std::lock_guard lock(mutex_);
-    text_ += bytes;
-    changed_.notify_all();
-  }
-  void OnClosed() override {}
-  // Blocks until `text` has appeared `times` times; the test's own time limit is the limit.
-  void WaitFor(std::string_view text, int times = 1) {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return Count(text) >= times; });
-  }
-
- private:
-  int Count(std::string_view text) const {
-    int count = 0;
-    for (size_t at = text_.find(text); at != std::string::npos; at = text_.find(text, at + 1))
-      ++count;
-    return count;
-  }
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::string text_;
-};
 
 class Watcher final : public EventWatcher {
  public:
@@ -110,7 +84,7 @@ class LocalVmControllerTest : public testing::Test {
     return Do([&](VmController::Done done) { ((*vm_).*call)(std::move(done)); });
   }
 
-  std::shared_ptr<Screen> screen_ = std::make_shared<Screen>();
+  std::shared_ptr<ConsoleText> screen_ = std::make_shared<ConsoleText>();
   std::shared_ptr<Watcher> watcher_ = std::make_shared<Watcher>();
   std::unique_ptr<LocalVmController> vm_;
 };
