@@ -447,26 +447,7 @@ std::span<const uint8_t> BytesOf(const std::string& text) {
   return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
 }
 
-}  // namespace
-
-bool Header::dirty() const { return (incompatible & kIncompatibleDirty) != 0; }
-bool Header::raw_external_data() const {
-  return (autoclear & kAutoclearRawDataFile) != 0 && layout.external_data;
-}
-bool Header::corrupt() const { return (incompatible & kIncompatibleCorrupt) != 0; }
-
-absl::StatusOr<uint64_t> HeaderClusterBytes(absl::string_view name, std::span<const uint8_t> head) {
-  Parser parser(name, head, head.size(), Access::kInspect);
-  RETURN_IF_ERROR(parser.ParseIdentity());
-  return parser.cluster_bytes();
-}
-
-absl::StatusOr<Header> ParseHeader(absl::string_view name, std::span<const uint8_t> first_cluster,
-                                   uint64_t file_bytes, Access access) {
-  return Parser(name, first_cluster, file_bytes, access).Parse();
-}
-
-absl::StatusOr<std::vector<uint8_t>> SerializeHeader(const Header& header) {
+RawHeader RawFieldsOf(const Header& header) {
   RawHeader raw = {};
   raw.magic = kMagic;
   raw.version = header.layout.version;
@@ -485,7 +466,12 @@ absl::StatusOr<std::vector<uint8_t>> SerializeHeader(const Header& header) {
   raw.refcount_order = header.layout.refcount_order;
   raw.header_length = header.header_length;
   raw.compression_type = header.compression_type;
+  return raw;
+}
 
+// Up to the end of the extensions.
+std::vector<uint8_t> FieldsAndExtensions(const Header& header) {
+  const RawHeader raw = RawFieldsOf(header);
   std::vector<uint8_t> out;
   Append(out, &raw, std::min<size_t>(sizeof(raw), header.header_length));
   Append(out, header.unknown_fields.data(), header.unknown_fields.size());
@@ -524,7 +510,34 @@ absl::StatusOr<std::vector<uint8_t>> SerializeHeader(const Header& header) {
     AppendExtension(out, extension.type, extension.data);
   }
   AppendExtension(out, kExtensionEnd, {});
+  return out;
+}
+
+}  // namespace
+
+bool Header::dirty() const { return (incompatible & kIncompatibleDirty) != 0; }
+bool Header::raw_external_data() const {
+  return (autoclear & kAutoclearRawDataFile) != 0 && layout.external_data;
+}
+bool Header::corrupt() const { return (incompatible & kIncompatibleCorrupt) != 0; }
+
+absl::StatusOr<uint64_t> HeaderClusterBytes(absl::string_view name, std::span<const uint8_t> head) {
+  Parser parser(name, head, head.size(), Access::kInspect);
+  RETURN_IF_ERROR(parser.ParseIdentity());
+  return parser.cluster_bytes();
+}
+
+absl::StatusOr<Header> ParseHeader(absl::string_view name, std::span<const uint8_t> first_cluster,
+                                   uint64_t file_bytes, Access access) {
+  return Parser(name, first_cluster, file_bytes, access).Parse();
+}
+
+absl::StatusOr<std::vector<uint8_t>> SerializeHeader(const Header& header,
+                                                     size_t least_name_offset) {
+  std::vector<uint8_t> out = FieldsAndExtensions(header);
   if (header.backing_file.has_value()) {
+    out.resize(std::max(out.size(), least_name_offset));
+    RawHeader raw = RawFieldsOf(header);
     raw.backing_file_offset = out.size();
     raw.backing_file_size = static_cast<uint32_t>(header.backing_file->size());
     std::memcpy(out.data(), &raw, std::min<size_t>(sizeof(raw), header.header_length));
@@ -538,5 +551,7 @@ absl::StatusOr<std::vector<uint8_t>> SerializeHeader(const Header& header) {
   out.resize(header.layout.cluster_bytes());
   return out;
 }
+
+size_t HeaderExtensionsEnd(const Header& header) { return FieldsAndExtensions(header).size(); }
 
 }  // namespace vireo::qcow2

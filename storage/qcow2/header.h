@@ -83,8 +83,13 @@ absl::StatusOr<uint64_t> HeaderClusterBytes(absl::string_view name, std::span<co
 absl::StatusOr<Header> ParseHeader(absl::string_view name, std::span<const uint8_t> first_cluster,
                                    uint64_t file_bytes, Access access);
 
-// The whole first cluster. RESOURCE_EXHAUSTED if extensions and backing file name do not fit.
-absl::StatusOr<std::vector<uint8_t>> SerializeHeader(const Header& header);
+// The whole first cluster; the backing file name is at `least_name_offset` or as soon after it as
+// the extensions end. RESOURCE_EXHAUSTED if extensions and name do not fit.
+absl::StatusOr<std::vector<uint8_t>> SerializeHeader(const Header& header,
+                                                     size_t least_name_offset = 0);
+
+// Where the extensions end, their end mark included.
+size_t HeaderExtensionsEnd(const Header& header);
 
 }  // namespace vireo::qcow2
 

@@ -14,9 +14,17 @@
 
 namespace vireo::qcow2 {
 
-// Makes the file say what `header` says, durably; unknown fields and extensions stay. Only sectors
-// that change are written, in one write. Where there is too little room the names of features are
-// left out. RESOURCE_EXHAUSTED when that does not do; nothing is written then.
+// Makes the file say what `header` says, durably; unknown fields and extensions stay.
+//
+// Whenever the power goes, the file says what it said before or what it says now. A disk writes no
+// more than a sector (512 bytes) at once, so what is in the first one decides: a change that takes
+// more writes the rest where nothing was before, leaving out the names of features, which only
+// serve messages, if that is what it takes. Only where that does not do either (other extensions of
+// hundreds of bytes, or a long name in a cluster of less than 4 KiB) several sectors change in one
+// write, as other programs always do it.
+//
+// RESOURCE_EXHAUSTED when it does not fit into a cluster, even without names of features; nothing
+// is written then.
 Task<absl::Status> RewriteHeader(File& file, Header header);
 
 // Gives the image another backing file, or none: header only, content is the caller's business.
