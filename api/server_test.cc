@@ -107,6 +107,24 @@ TEST_F(ServerTest, DisksGetNewLimits) {
       client_->Call(&Client::Stub::SetDiskThrottle, request, absl::Seconds(30)).status()));
 }
 
+TEST_F(ServerTest, MediaChange) {
+  ASSERT_EQ(Create(), absl::OkStatus());
+  controller_.EditDescription(
+      [](VmDescription& description) { description.config.cdroms = {{.id = "cdrom0"}}; });
+  v1::SetMediumRequest request;
+  request.set_cdrom("cdrom0");
+  request.set_path("/iso/a.iso");
+  ASSERT_TRUE(client_->Call(&Client::Stub::SetMedium, request, absl::Seconds(30)).ok());
+  EXPECT_EQ(controller_.Describe().config.cdroms[0].path, "/iso/a.iso");
+  request.clear_path();
+  request.set_force(true);
+  ASSERT_TRUE(client_->Call(&Client::Stub::SetMedium, request, absl::Seconds(30)).ok());
+  EXPECT_EQ(controller_.Describe().config.cdroms[0].path, "");
+  request.set_cdrom("cdrom1");
+  EXPECT_TRUE(absl::IsNotFound(
+      client_->Call(&Client::Stub::SetMedium, request, absl::Seconds(30)).status()));
+}
+
 TEST_F(ServerTest, VersionIsTold) {
   const absl::StatusOr<v1::GetVersionResponse> version = Call(&Client::Stub::GetVersion);
   ASSERT_TRUE(version.ok()) << version.status();

@@ -349,8 +349,8 @@ absl::Status LocalVmController::ApplyDiskThrottle(const std::string& disk, DiskT
 Task<void> LocalVmController::PerformSetMedium(std::string cdrom, std::string path, EjectMode mode,
                                                Done done) {
   AsyncMutex::Guard guard = co_await one_at_a_time_.Lock();
-  if (machine_ == nullptr) {
-    done(absl::FailedPreconditionError("there is no machine"));
+  if (machine_ == nullptr || state() == VmState::kStopped) {
+    done(absl::FailedPreconditionError("there is no machine, or it has stopped"));
     co_return;
   }
   const absl::Status status =

@@ -147,6 +147,37 @@ TEST_F(LocalVmControllerTest, FirmwareThatIsNoneIsRefusedByName) {
   EXPECT_THAT(std::string(kernel.message()), HasSubstr("modes.elf is no firmware: it has"));
 }
 
+TEST_F(LocalVmControllerTest, MediaComeAndGo) {
+  TempDir folder;
+  const std::string one = folder.File("one.iso"), two = folder.File("two.iso");
+  for (const std::string& path : {one, two}) {
+    std::ofstream(path, std::ios::binary) << std::string(64 << 10, 'm');
+  }
+  VmConfig config = Config("h");
+  config.cdroms = {{.path = one}};
+  ASSERT_EQ(Create(config), absl::OkStatus());
+  ASSERT_EQ(Do(&VmController::Boot), absl::OkStatus());
+  const auto set = [&](std::string drive, std::string path) {
+    return Do([&](VmController::Done done) {
+      vm_->SetMedium(std::move(drive), std::move(path), EjectMode::kAsk, std::move(done));
+    });
+  };
+  const auto medium = [&] { return vm_->Describe().cdroms.at(0).path; };
+  EXPECT_EQ(medium(), one);
+  EXPECT_EQ(set("cdrom0", two), absl::OkStatus());
+  EXPECT_EQ(medium(), two);
+  EXPECT_EQ(set("cdrom0", folder.File("nowhere.iso")).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(medium(), two);
+  EXPECT_EQ(set("cdrom0", ""), absl::OkStatus());
+  EXPECT_EQ(medium(), "");
+  EXPECT_EQ(set("cdrom0", "").code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(set("cdrom1", two).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(set("cdrom0", one), absl::OkStatus());
+  EXPECT_EQ(vm_->Describe().config.cdroms.at(0).path, one);
+  EXPECT_EQ(Do(&VmController::Stop), absl::OkStatus());
+  EXPECT_EQ(set("cdrom0", two).code(), absl::StatusCode::kFailedPrecondition);
+}
+
 TEST_F(LocalVmControllerTest, AResetThroughPort0xcf9StartsTheGuestAgain) {
   ASSERT_EQ(Create(Config("r")), absl::OkStatus());
   ASSERT_EQ(Do(&VmController::Boot), absl::OkStatus());
