@@ -3,8 +3,8 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "api/convert.h"
 #include "api/grpc_status.h"
+#include "api/report_convert.h"
 
 namespace vireo::api {
 

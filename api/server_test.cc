@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "api/client.h"
-#include "api/convert.h"
 #include "api/version.h"
 #include "tests/support/fake_vm_controller.h"
 #include "tests/support/temp_dir.h"

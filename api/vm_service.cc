@@ -5,10 +5,11 @@
 #include <string>
 #include <utility>
 
+#include "api/config_convert.h"
 #include "api/console_stream.h"
-#include "api/convert.h"
 #include "api/event_stream.h"
 #include "api/grpc_status.h"
+#include "api/report_convert.h"
 #include "api/version.h"
 
 namespace vireo::api {

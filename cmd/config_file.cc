@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "api/convert.h"
+#include "api/config_convert.h"
 #include "base/opener.h"
 #include "base/status.h"
 

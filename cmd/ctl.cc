@@ -7,7 +7,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "api/client.h"
-#include "api/convert.h"
+#include "api/config_convert.h"
 #include "api/version.h"
 #include "base/status.h"
 #include "cmd/config_file.h"

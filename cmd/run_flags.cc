@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "api/convert.h"
+#include "api/config_convert.h"
 #include "api/version.h"
 #include "base/status.h"
 #include "cmd/flag_scanner.h"

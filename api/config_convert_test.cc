@@ -1,4 +1,4 @@
-#include "api/convert.h"
+#include "api/config_convert.h"
 
 #include <gmock/gmock.h>
 #include <google/protobuf/text_format.h>
@@ -98,7 +98,7 @@ v1::VmConfig Message(const std::string& text) {
   return message;
 }
 
-TEST(Convert, ConfigReachesEveryField) {
+TEST(ConfigConvert, ConfigReachesEveryField) {
   const absl::StatusOr<VmConfig> config = ConfigFromProto(Message(kFull));
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->name, "web1");
@@ -172,7 +172,7 @@ TEST(Convert, ConfigReachesEveryField) {
 }
 
 // The struct holds all that the message says: nothing is lost on the way there and back.
-TEST(Convert, ConfigGoesThereAndBack) {
+TEST(ConfigConvert, ConfigGoesThereAndBack) {
   const absl::StatusOr<VmConfig> config = ConfigFromProto(Message(kFull));
   ASSERT_TRUE(config.ok()) << config.status();
   const v1::VmConfig once = ConfigToProto(*config);
@@ -193,14 +193,14 @@ TEST(Convert, ConfigGoesThereAndBack) {
       MessageDifferencer::Equals(once.shutdown_timeout(), Message(kFull).shutdown_timeout()));
 }
 
-TEST(Convert, EmptyMessageIsTheDefaultConfig) {
+TEST(ConfigConvert, EmptyMessageIsTheDefaultConfig) {
   const absl::StatusOr<VmConfig> config = ConfigFromProto(v1::VmConfig());
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(*config, VmConfig());
 }
 
 // Zero that was written is not the default: Validate() will refuse it by name.
-TEST(Convert, ExplicitZeroIsKept) {
+TEST(ConfigConvert, ExplicitZeroIsKept) {
   const absl::StatusOr<VmConfig> config =
       ConfigFromProto(Message("cpus { boot: 0 } memory { size_bytes: 0 }"));
   ASSERT_TRUE(config.ok()) << config.status();
@@ -238,7 +238,7 @@ INSTANTIATE_TEST_SUITE_P(
          {"NegativeNanos", "shutdown_timeout { seconds: 1 nanos: -5 }", "shutdown_timeout: "}}),
     [](const auto& info) { return info.param.name; });
 
-TEST(Convert, UnknownEnumValuesAreNamed) {
+TEST(ConfigConvert, UnknownEnumValuesAreNamed) {
   v1::VmConfig message;
   message.add_disks()->set_format(v1::Disk::RAW);
   message.add_disks()->set_format(static_cast<v1::Disk::Format>(7));
@@ -263,7 +263,7 @@ TEST(Convert, UnknownEnumValuesAreNamed) {
                 "console.mode: 9 is not known; use NONE or STDIO or FILE or BUFFER"));
 }
 
-TEST(Convert, JsonGoesThereAndBack) {
+TEST(ConfigConvert, JsonGoesThereAndBack) {
   const absl::StatusOr<VmConfig> config = ConfigFromProto(Message(kFull));
   ASSERT_TRUE(config.ok()) << config.status();
   const absl::StatusOr<VmConfig> again = ConfigFromJson(ConfigToJson(*config));
@@ -271,7 +271,7 @@ TEST(Convert, JsonGoesThereAndBack) {
   EXPECT_TRUE(MessageDifferencer::Equals(ConfigToProto(*again), ConfigToProto(*config)));
 }
 
-TEST(Convert, JsonAcceptsBothSpellingsOfAField) {
+TEST(ConfigConvert, JsonAcceptsBothSpellingsOfAField) {
   const absl::StatusOr<VmConfig> config = ConfigFromJson(
       R"({"memory": {"size_bytes": 1073741824}, "onCrash": "STOP", "shutdown_timeout": "5s"})");
   ASSERT_TRUE(config.ok()) << config.status();
@@ -306,7 +306,7 @@ INSTANTIATE_TEST_SUITE_P(
                                 {"NotAnObject", "[1]", ""}}),
     [](const auto& info) { return info.param.name; });
 
-TEST(Convert, NamesThatAreNotUtf8AreStillSerialised) {
+TEST(ConfigConvert, NamesThatAreNotUtf8AreStillSerialised) {
   VmConfig config;
   config.name = "caf\xc3\xa9";
   config.boot.kernel = "/boot/\xff\xc0\xaf\xed\xa0\x80/k\xf0\x9f\x90\xa7";
@@ -317,180 +317,7 @@ TEST(Convert, NamesThatAreNotUtf8AreStillSerialised) {
   EXPECT_TRUE(parsed.ParseFromString(message.SerializeAsString()));
 }
 
-TEST(Convert, DescriptionCarriesEverything) {
-  VmDescription description;
-  description.state = VmState::kPaused;
-  description.last_cause = VmCause::kTripleFault;
-  description.last_cause_detail = "vCPU 0";
-  description.config.name = "web1";
-  description.machine = "vireo-1";
-  description.cpu_model = "host";
-  description.pid = 42;
-  description.resets = 3;
-  description.started_unix_ms = 1'500;
-  description.kvm_kind = "hardware";
-  description.devices = {{"rng", "virtio-rng", "0000:00:02.0", true}};
-  description.disks = {
-      {{"root", "virtio-blk", "0000:00:03.0", false}, 4096, "r.qcow2", "qcow2", true}};
-  description.nics = {
-      {{"lan", "virtio-net", "0000:00:04.0", true}, "t0", "br0", "02:00:00:00:00:01", 1500, true}};
-
-  v1::VmDescription want;
-  ASSERT_TRUE(TextFormat::ParseFromString(
-      R"pb(
-        state: PAUSED
-        last_cause: TRIPLE_FAULT
-        last_cause_detail: "vCPU 0"
-        machine: "vireo-1"
-        cpu_model: "host"
-        pid: 42
-        resets: 3
-        started { seconds: 1 nanos: 500000000 }
-        kvm_kind: "hardware"
-        devices { id: "rng" kind: "virtio-rng" pci_address: "0000:00:02.0" driver_ready: true }
-        disks {
-          device { id: "root" kind: "virtio-blk" pci_address: "0000:00:03.0" }
-          size_bytes: 4096
-          path: "r.qcow2"
-          format: "qcow2"
-          read_only: true
-        }
-        nics {
-          device { id: "lan" kind: "virtio-net" pci_address: "0000:00:04.0" driver_ready: true }
-          tap: "t0"
-          bridge: "br0"
-          mac: "02:00:00:00:00:01"
-          mtu: 1500
-          link_up: true
-        })pb",
-      &want));
-  *want.mutable_config() = ConfigToProto(description.config);
-  EXPECT_TRUE(MessageDifferencer::Equals(DescriptionToProto(description), want))
-      << DescriptionToProto(description).DebugString();
-}
-
-TEST(Convert, EmptyMachineHasNoConfigAndNoStart) {
-  const v1::VmDescription message = DescriptionToProto(VmDescription());
-  EXPECT_EQ(message.state(), v1::EMPTY);
-  EXPECT_FALSE(message.has_config());
-  EXPECT_FALSE(message.has_started());
-}
-
-TEST(Convert, StatsCarryEverything) {
-  VmStats stats;
-  stats.uptime_ms = 61'250;
-  stats.process_cpu_time_ns = 1;
-  stats.resident_bytes = 2;
-  stats.guest_memory_bytes = 3;
-  stats.vcpus = {{.index = 1, .cpu_time_ns = 4, .exits = 5}};
-  stats.disks = {{.id = "root",
-                  .read_ops = 1,
-                  .read_bytes = 2,
-                  .write_ops = 3,
-                  .write_bytes = 4,
-                  .flush_ops = 5,
-                  .discard_ops = 6,
-                  .errors = 7,
-                  .throttled_ops = 8}};
-  stats.nics = {{.id = "lan",
-                 .rx_packets = 1,
-                 .rx_bytes = 2,
-                 .rx_dropped = 3,
-                 .tx_packets = 4,
-                 .tx_bytes = 5,
-                 .tx_dropped = 6}};
-  v1::VmStats want;
-  ASSERT_TRUE(TextFormat::ParseFromString(R"pb(
-                                            uptime { seconds: 61 nanos: 250000000 }
-                                            process_cpu_time_ns: 1
-                                            resident_bytes: 2
-                                            guest_memory_bytes: 3
-                                            vcpus { index: 1 cpu_time_ns: 4 exits: 5 }
-                                            disks {
-                                              id: "root"
-                                              read_ops: 1
-                                              read_bytes: 2
-                                              write_ops: 3
-                                              write_bytes: 4
-                                              flush_ops: 5
-                                              discard_ops: 6
-                                              errors: 7
-                                              throttled_ops: 8
-                                            }
-                                            nics {
-                                              id: "lan"
-                                              rx_packets: 1
-                                              rx_bytes: 2
-                                              rx_dropped: 3
-                                              tx_packets: 4
-                                              tx_bytes: 5
-                                              tx_dropped: 6
-                                            })pb",
-                                          &want));
-  EXPECT_TRUE(MessageDifferencer::Equals(StatsToProto(stats), want))
-      << StatsToProto(stats).DebugString();
-}
-
-TEST(Convert, EventCarriesEverything) {
-  const VmEvent event = {.sequence = 9,
-                         .unix_ms = 2'001,
-                         .kind = VmEventKind::kCrashed,
-                         .state = VmState::kStopped,
-                         .cause = VmCause::kGuestPanic,
-                         .detail = "pvpanic"};
-  v1::Event want;
-  ASSERT_TRUE(TextFormat::ParseFromString(R"pb(
-                                            sequence: 9
-                                            time { seconds: 2 nanos: 1000000 }
-                                            kind: CRASHED
-                                            state: STOPPED
-                                            cause: GUEST_PANIC
-                                            detail: "pvpanic")pb",
-                                          &want));
-  EXPECT_TRUE(MessageDifferencer::Equals(EventToProto(event), want));
-}
-
-TEST(Convert, DiskErrorsTellTheWatcherAll) {
-  VmEvent event = {.kind = VmEventKind::kDiskError, .cause = VmCause::kDiskError};
-  event.disk_error = DiskError{.disk = "root",
-                               .path = "root.qcow2",
-                               .write = true,
-                               .offset = 512,
-                               .host_errno = 28,
-                               .no_space = true,
-                               .message = "full"};
-  v1::DiskError want;
-  ASSERT_TRUE(TextFormat::ParseFromString(R"pb(
-                                            disk: "root"
-                                            path: "root.qcow2"
-                                            write: true
-                                            offset: 512
-                                            host_errno: 28
-                                            no_space: true
-                                            message: "full")pb",
-                                          &want));
-  EXPECT_EQ(EventToProto(event).kind(), v1::Event::DISK_FAILED);
-  EXPECT_EQ(EventToProto(event).cause(), v1::DISK_ERROR);
-  EXPECT_TRUE(MessageDifferencer::Equals(EventToProto(event).disk_error(), want));
-}
-
-TEST(Convert, StallsTellTheWatcherAll) {
-  VmEvent event = {.kind = VmEventKind::kDiskStalled, .cause = VmCause::kDiskStalled};
-  event.disk_stall =
-      DiskStall{.disk = "root", .path = "root.qcow2", .write = true, .offset = 4096, .seconds = 30};
-  v1::DiskStall want;
-  ASSERT_TRUE(TextFormat::ParseFromString(
-      R"pb(
-        disk: "root" path: "root.qcow2" write: true offset: 4096 seconds: 30)pb",
-      &want));
-  EXPECT_EQ(EventToProto(event).kind(), v1::Event::DISK_STALLED);
-  EXPECT_EQ(EventToProto(event).cause(), v1::DISK_STALL);
-  EXPECT_TRUE(MessageDifferencer::Equals(EventToProto(event).disk_stall(), want));
-  event.kind = VmEventKind::kDiskAnswers;
-  EXPECT_EQ(EventToProto(event).kind(), v1::Event::DISK_ANSWERS);
-}
-
-TEST(Convert, MacAddressesAreTakenInEitherCase) {
+TEST(ConfigConvert, MacAddressesAreTakenInEitherCase) {
   const auto mac = ParseMac("02:aB:cd:EF:00:9f");
   ASSERT_TRUE(mac.ok()) << mac.status();
   EXPECT_EQ(FormatMac(*mac), "02:ab:cd:ef:00:9f");
@@ -502,7 +329,7 @@ TEST_P(BadMac, IsRefused) {
   EXPECT_TRUE(absl::IsInvalidArgument(ParseMac(GetParam()).status())) << GetParam();
 }
 
-INSTANTIATE_TEST_SUITE_P(Convert, BadMac,
+INSTANTIATE_TEST_SUITE_P(ConfigConvert, BadMac,
                          testing::Values("", "02", "02:00:00:00:00", "02:00:00:00:00:00:00",
                                          "02:00:00:00:00:0g", "02:00:00:00:00:1",
                                          "02:00:00:00:00:+1", "02-00-00-00-00-01"));

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "api/convert.h"
+#include "api/config_convert.h"
 #include "base/check.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

@@ -1,9 +1,9 @@
-// The API's messages <-> the plain structs of vmm/. Pure functions, total: every message gives
-// either a struct or INVALID_ARGUMENT with the field's path; every struct gives a message. Only
-// what the struct cannot hold is refused here (unknown enum values, numbers too wide for their
-// field, malformed MAC addresses); ranges are Validate()'s.
-#ifndef VIREO_API_CONVERT_H_
-#define VIREO_API_CONVERT_H_
+// A machine's configuration: the API's message <-> VmConfig, and its JSON form. Pure functions,
+// total: every message gives either a struct or INVALID_ARGUMENT with the field's path; every
+// struct gives a message. Only what the struct cannot hold is refused here (unknown enum values,
+// numbers too wide for their field, malformed MAC addresses); ranges are Validate()'s.
+#ifndef VIREO_API_CONFIG_CONVERT_H_
+#define VIREO_API_CONFIG_CONVERT_H_
 
 #include <array>
 #include <cstdint>
@@ -13,7 +13,6 @@
 #include "absl/strings/string_view.h"
 #include "api/v1/vireo.pb.h"
 #include "vmm/vm_config.h"
-#include "vmm/vm_controller.h"
 
 namespace vireo::api {
 
@@ -30,16 +29,10 @@ std::string ConfigToJson(const VmConfig& config);
 DiskThrottle ThrottleFromProto(const v1::DiskThrottle& message);
 void ThrottleToProto(const DiskThrottle& throttle, v1::DiskThrottle* message);
 
-v1::VmState StateToProto(VmState state);
-v1::VmCause CauseToProto(VmCause cause);
-v1::VmDescription DescriptionToProto(const VmDescription& description);
-v1::VmStats StatsToProto(const VmStats& stats);
-v1::Event EventToProto(const VmEvent& event);
-
 // "02:00:00:00:00:01", either case. INVALID_ARGUMENT says what would be right.
 absl::StatusOr<std::array<uint8_t, 6>> ParseMac(absl::string_view text);
 std::string FormatMac(const std::array<uint8_t, 6>& mac);
 
 }  // namespace vireo::api
 
-#endif  // VIREO_API_CONVERT_H_
+#endif  // VIREO_API_CONFIG_CONVERT_H_

@@ -1,6 +1,5 @@
-#include "api/convert.h"
+#include "api/config_convert.h"
 
-#include <google/protobuf/descriptor.h>
 #include <google/protobuf/util/json_util.h>
 #include <google/protobuf/util/time_util.h>
 
@@ -11,22 +10,14 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "api/proto_values.h"
 #include "base/status.h"
 
 namespace vireo::api {
 namespace {
 
 using google::protobuf::util::TimeUtil;
-
-// ---- Enums: one table each way, so that a new value is added in one place ----
-
-template <typename Proto, typename Plain>
-struct EnumPair {
-  Proto proto;
-  Plain plain;
-};
 
 constexpr EnumPair<v1::Memory::Backing, MemoryBacking> kBackings[] = {
     {v1::Memory::PRIVATE, MemoryBacking::kPrivate},
@@ -41,17 +32,6 @@ constexpr EnumPair<v1::Console::Mode, ConsoleMode> kConsoleModes[] = {
     {v1::Console::STDIO, ConsoleMode::kStdio},
     {v1::Console::FILE, ConsoleMode::kFile},
     {v1::Console::BUFFER, ConsoleMode::kBuffer}};
-constexpr EnumPair<v1::VmState, VmState> kStates[] = {{v1::EMPTY, VmState::kEmpty},
-                                                      {v1::CREATED, VmState::kCreated},
-                                                      {v1::RUNNING, VmState::kRunning},
-                                                      {v1::PAUSED, VmState::kPaused},
-                                                      {v1::STOPPED, VmState::kStopped}};
-constexpr EnumPair<v1::VmCause, VmCause> kCauses[] = {
-    {v1::VM_CAUSE_UNSPECIFIED, VmCause::kNone},      {v1::GUEST_POWER_OFF, VmCause::kGuestPowerOff},
-    {v1::GUEST_RESET, VmCause::kGuestReset},         {v1::TRIPLE_FAULT, VmCause::kTripleFault},
-    {v1::GUEST_PANIC, VmCause::kGuestPanic},         {v1::STOP_REQUESTED, VmCause::kStopRequested},
-    {v1::RESET_REQUESTED, VmCause::kResetRequested}, {v1::INTERNAL_ERROR, VmCause::kInternalError},
-    {v1::DISK_ERROR, VmCause::kDiskError},           {v1::DISK_STALL, VmCause::kDiskStalled}};
 constexpr EnumPair<v1::OnDiskError, OnDiskError> kOnDiskErrors[] = {
     {v1::REPORT_TO_GUEST, OnDiskError::kReport},
     {v1::PAUSE_MACHINE, OnDiskError::kStop},
@@ -61,73 +41,6 @@ constexpr EnumPair<v1::OnDiskStall, OnDiskStall> kOnDiskStalls[] = {
     {v1::IGNORE_STALL, OnDiskStall::kIgnore},
     {v1::REPORT_STALL, OnDiskStall::kReport},
     {v1::PAUSE_WHILE_STALLED, OnDiskStall::kPause}};
-constexpr EnumPair<v1::Event::Kind, VmEventKind> kEventKinds[] = {
-    {v1::Event::STATE_CHANGED, VmEventKind::kStateChanged},
-    {v1::Event::MACHINE_RESET, VmEventKind::kReset},
-    {v1::Event::GUEST_PANICKED, VmEventKind::kGuestPanicked},
-    {v1::Event::CRASHED, VmEventKind::kCrashed},
-    {v1::Event::SHUTDOWN_REQUESTED, VmEventKind::kShutdownRequested},
-    {v1::Event::DEVICE_NEEDS_RESET, VmEventKind::kDeviceNeedsReset},
-    {v1::Event::MEDIUM_EJECTED, VmEventKind::kMediumEjected},
-    {v1::Event::DISK_FAILED, VmEventKind::kDiskError},
-    {v1::Event::DISK_STALLED, VmEventKind::kDiskStalled},
-    {v1::Event::DISK_ANSWERS, VmEventKind::kDiskAnswers}};
-
-// `otherwise` stands for a struct that holds no enumerator, which our own code never makes.
-template <typename Proto, typename Plain, size_t N>
-Proto ToProto(const EnumPair<Proto, Plain> (&table)[N], Plain plain, Proto otherwise) {
-  for (const auto& pair : table) {
-    if (pair.plain == plain) return pair.proto;
-  }
-  return otherwise;
-}
-
-// `unspecified` is what zero, the message's default, means.
-template <typename Proto, typename Plain, size_t N>
-absl::StatusOr<Plain> FromProto(const EnumPair<Proto, Plain> (&table)[N], Proto proto,
-                                Plain unspecified, absl::string_view field) {
-  if (proto == Proto{}) return unspecified;
-  std::vector<std::string> known;
-  for (const auto& pair : table) {
-    if (pair.proto == proto) return pair.plain;
-    known.push_back(std::string(
-        google::protobuf::GetEnumDescriptor<Proto>()->FindValueByNumber(pair.proto)->name()));
-  }
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "%s: %d is not known; use %s", field, static_cast<int>(proto), absl::StrJoin(known, " or ")));
-}
-
-// proto3 strings are UTF-8, file names need not be: what is not becomes '?'.
-std::string Utf8(absl::string_view text) {
-  std::string result;
-  result.reserve(text.size());
-  for (size_t i = 0; i < text.size();) {
-    const auto byte = [&text](size_t at) { return static_cast<unsigned char>(text[at]); };
-    const unsigned char lead = byte(i);
-    const size_t length = lead < 0x80   ? 1
-                          : lead < 0xc2 ? 0
-                          : lead < 0xe0 ? 2
-                          : lead < 0xf0 ? 3
-                          : lead < 0xf5 ? 4
-                                        : 0;
-    bool good = length != 0 && i + length <= text.size();
-    for (size_t k = 1; good && k < length; ++k) good = (byte(i + k) & 0xc0) == 0x80;
-    // Overlong forms, surrogates, and what lies past U+10FFFF (RFC 3629 §4).
-    if (good && length > 2) {
-      const unsigned char next = byte(i + 1);
-      good = !(lead == 0xe0 && next < 0xa0) && !(lead == 0xed && next > 0x9f) &&
-             !(lead == 0xf0 && next < 0x90) && !(lead == 0xf4 && next > 0x8f);
-    }
-    if (good) {
-      absl::StrAppend(&result, text.substr(i, length));
-      i += length;
-    } else {
-      result += '?';
-      ++i;
-    }
-  }
-  return result;
-}
 
 template <typename Narrow>
 absl::StatusOr<Narrow> Narrowed(uint64_t value, absl::string_view field) {
@@ -138,8 +51,6 @@ absl::StatusOr<Narrow> Narrowed(uint64_t value, absl::string_view field) {
   }
   return static_cast<Narrow>(value);
 }
-
-// ---- From messages ----
 
 CpuConfig CpusFromProto(const v1::Cpus& message) {
   CpuConfig cpus;
@@ -278,14 +189,6 @@ absl::StatusOr<BootConfig> BootFromProto(const v1::Boot& message) {
     ASSIGN_OR_RETURN(boot.retry_ms, MillisecondsFromProto(message.retry(), "boot.retry"));
   }
   return boot;
-}
-
-v1::Device* DeviceToProto(const DeviceDescription& device, v1::Device* message) {
-  message->set_id(Utf8(device.id));
-  message->set_kind(Utf8(device.kind));
-  message->set_pci_address(Utf8(device.pci_address));
-  message->set_driver_ready(device.driver_ready);
-  return message;
 }
 
 }  // namespace
@@ -470,127 +373,6 @@ DiskThrottle ThrottleFromProto(const v1::DiskThrottle& message) {
           .ops_write = RateFromProto(message.ops_write()),
           .op_bytes = message.op_bytes(),
           .group = message.group()};
-}
-
-v1::VmState StateToProto(VmState state) {
-  return ToProto(kStates, state, v1::VM_STATE_UNSPECIFIED);
-}
-
-v1::VmCause CauseToProto(VmCause cause) {
-  return ToProto(kCauses, cause, v1::VM_CAUSE_UNSPECIFIED);
-}
-
-v1::VmDescription DescriptionToProto(const VmDescription& description) {
-  v1::VmDescription message;
-  message.set_state(StateToProto(description.state));
-  message.set_last_cause(CauseToProto(description.last_cause));
-  message.set_last_cause_detail(Utf8(description.last_cause_detail));
-  if (description.state != VmState::kEmpty) {
-    *message.mutable_config() = ConfigToProto(description.config);
-  }
-  message.set_machine(Utf8(description.machine));
-  message.set_cpu_model(Utf8(description.cpu_model));
-  message.set_pid(description.pid);
-  message.set_resets(description.resets);
-  if (description.started_unix_ms != 0) {
-    *message.mutable_started() = TimeUtil::MillisecondsToTimestamp(description.started_unix_ms);
-  }
-  message.set_kvm_kind(Utf8(description.kvm_kind));
-  for (const DeviceDescription& device : description.devices) {
-    DeviceToProto(device, message.add_devices());
-  }
-  for (const DiskDescription& disk : description.disks) {
-    v1::DiskDescription& to = *message.add_disks();
-    DeviceToProto(disk.device, to.mutable_device());
-    to.set_size_bytes(disk.size_bytes);
-    to.set_path(Utf8(disk.path));
-    to.set_format(Utf8(disk.format));
-    to.set_read_only(disk.read_only);
-  }
-  for (const CdromDescription& cdrom : description.cdroms) {
-    v1::CdromDescription& to = *message.add_cdroms();
-    to.set_id(Utf8(cdrom.id));
-    to.set_path(Utf8(cdrom.path));
-  }
-  for (const NicDescription& nic : description.nics) {
-    v1::NicDescription& to = *message.add_nics();
-    DeviceToProto(nic.device, to.mutable_device());
-    to.set_tap(Utf8(nic.tap));
-    to.set_bridge(Utf8(nic.bridge));
-    to.set_mac(Utf8(nic.mac));
-    to.set_mtu(nic.mtu);
-    to.set_link_up(nic.link_up);
-  }
-  return message;
-}
-
-v1::VmStats StatsToProto(const VmStats& stats) {
-  v1::VmStats message;
-  *message.mutable_uptime() =
-      TimeUtil::MillisecondsToDuration(static_cast<int64_t>(stats.uptime_ms));
-  message.set_process_cpu_time_ns(stats.process_cpu_time_ns);
-  message.set_resident_bytes(stats.resident_bytes);
-  message.set_guest_memory_bytes(stats.guest_memory_bytes);
-  for (const VcpuStats& vcpu : stats.vcpus) {
-    v1::VcpuStats& to = *message.add_vcpus();
-    to.set_index(vcpu.index);
-    to.set_cpu_time_ns(vcpu.cpu_time_ns);
-    to.set_exits(vcpu.exits);
-  }
-  for (const DiskStats& disk : stats.disks) {
-    v1::DiskStats& to = *message.add_disks();
-    to.set_id(Utf8(disk.id));
-    to.set_read_ops(disk.read_ops);
-    to.set_read_bytes(disk.read_bytes);
-    to.set_write_ops(disk.write_ops);
-    to.set_write_bytes(disk.write_bytes);
-    to.set_flush_ops(disk.flush_ops);
-    to.set_discard_ops(disk.discard_ops);
-    to.set_errors(disk.errors);
-    to.set_throttled_ops(disk.throttled_ops);
-  }
-  for (const NicStats& nic : stats.nics) {
-    v1::NicStats& to = *message.add_nics();
-    to.set_id(Utf8(nic.id));
-    to.set_rx_packets(nic.rx_packets);
-    to.set_rx_bytes(nic.rx_bytes);
-    to.set_rx_dropped(nic.rx_dropped);
-    to.set_tx_packets(nic.tx_packets);
-    to.set_tx_bytes(nic.tx_bytes);
-    to.set_tx_dropped(nic.tx_dropped);
-  }
-  return message;
-}
-
-v1::Event EventToProto(const VmEvent& event) {
-  v1::Event message;
-  message.set_sequence(event.sequence);
-  *message.mutable_time() = TimeUtil::MillisecondsToTimestamp(event.unix_ms);
-  message.set_kind(ToProto(kEventKinds, event.kind, v1::Event::KIND_UNSPECIFIED));
-  message.set_state(StateToProto(event.state));
-  message.set_cause(CauseToProto(event.cause));
-  message.set_detail(Utf8(event.detail));
-  if (event.disk_error.has_value()) {
-    const DiskError& error = *event.disk_error;
-    v1::DiskError& to = *message.mutable_disk_error();
-    to.set_disk(Utf8(error.disk));
-    to.set_path(Utf8(error.path));
-    to.set_write(error.write);
-    to.set_offset(error.offset);
-    to.set_host_errno(static_cast<uint32_t>(error.host_errno));
-    to.set_no_space(error.no_space);
-    to.set_message(Utf8(error.message));
-  }
-  if (event.disk_stall.has_value()) {
-    const DiskStall& stall = *event.disk_stall;
-    v1::DiskStall& to = *message.mutable_disk_stall();
-    to.set_disk(Utf8(stall.disk));
-    to.set_path(Utf8(stall.path));
-    to.set_write(stall.write);
-    to.set_offset(stall.offset);
-    to.set_seconds(stall.seconds);
-  }
-  return message;
 }
 
 absl::StatusOr<std::array<uint8_t, 6>> ParseMac(absl::string_view text) {
