@@ -16,6 +16,7 @@
 #include "base/async/event_loop.h"
 #include "base/check.h"
 #include "devices/storage_controllers/ahci.h"
+#include "devices/storage_controllers/ahci_spec.h"
 #include "devices/storage_controllers/mmc_spec.h"
 #include "storage/block_backend.h"
 #include "tests/support/ahci_driver.h"
@@ -105,6 +106,22 @@ struct AhciFixture {
   FakeGuestMemory guest;
   AhciHost host;
   std::vector<std::unique_ptr<AhciDriver>> drivers;
+};
+
+// A drive that has told of the power-on.
+struct ReadyAhciFixture : AhciFixture {
+  explicit ReadyAhciFixture(AhciHost::Options options = {}) : AhciFixture(options) {
+    driver().Start();
+    driver().Send({mmc::kTestUnitReady});
+    host.line.TakeEdges();
+  }
+
+  AhciDriver::Command ReadCommand(uint8_t first, uint8_t count, uint32_t slot = 0) {
+    return driver().PacketCommand({mmc::kRead10, 0, 0, 0, 0, first, 0, 0, count}, count * 2048u,
+                                  slot);
+  }
+  ahci::D2hFis Received() { return driver().ReceivedFis<ahci::D2hFis>(ahci::kFisD2h); }
+  void ClearFisArea() { guest.Write(driver().fis_area(), std::vector<uint8_t>(256, 0xee)); }
 };
 
 }  // namespace vireo

@@ -2,20 +2,12 @@
 
 #include "devices/virtio/legacy_layout.h"
 
-#include <algorithm>
 #include <array>
 #include <cstdint>
-#include <memory>
-#include <random>
-#include <utility>
-#include <vector>
 
-#include "absl/status/status.h"
-#include "base/async/event_loop.h"
-#include "base/state.h"
 #include "devices/pci/config_space.h"
 #include "devices/virtio/device.h"
-#include "devices/virtio/pci_transport.h"
+#include "devices/virtio/legacy_fixture.h"
 #include "devices/virtio/spec.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -31,28 +23,10 @@ using testing::ElementsAre;
 using testing::IsEmpty;
 using testing::SizeIs;
 
-constexpr VirtioHost::Options kTransitional = {.vectors = 3, .transitional = true};
-// The window of the ports is the first that the function adds to its address space.
-constexpr uint32_t kPortsWindow = 1;
-
-struct Fixture {
-  ~Fixture() { device.gate.Set(); }
-
-  PciTransport& transport() { return host.transport(); }
-  size_t doorbells() { return host.space().doorbell_count(kPortsWindow); }
-  bool TakeKick(size_t queue) { return device.activations.back().queues[queue].kick->Drain() != 0; }
-
-  std::unique_ptr<EventLoop> loop = *EventLoop::Create();
-  FakeGuestMemory guest;
-  TestDevice device;
-  VirtioHost host{device, *loop, kTransitional};
-  LegacyDriver driver{host, guest};
-};
-
 // ---- What the function looks like ----
 
 TEST(LegacyLayoutTest, IdentifiesItselfAsATransitionalDevice) {
-  Fixture f;
+  LegacyFixture f;
   EXPECT_EQ(f.host.ReadConfig(pci::kVendorId, 2), 0x1af4u);
   EXPECT_EQ(f.host.ReadConfig(pci::kDeviceId, 2), 0x1001u);
   EXPECT_EQ(f.host.ReadConfig(pci::kRevisionId, 1), 0u);
@@ -62,7 +36,7 @@ TEST(LegacyLayoutTest, IdentifiesItselfAsATransitionalDevice) {
 }
 
 TEST(LegacyLayoutTest, PortsAreInBar0AndAllElseIsInBar4) {
-  Fixture f;
+  LegacyFixture f;
   EXPECT_EQ(f.host.ReadConfig(pci::kBar0, 4), VirtioHost::kPortBase | 1);
   f.host.WriteConfig(pci::kBar0, 0xffffffff, 4);
   EXPECT_EQ(f.host.ReadConfig(pci::kBar0, 4), 0xffffffe1u);  // 24 bytes and 7: 32 of them.
@@ -85,7 +59,7 @@ TEST(LegacyLayoutTest, PortsAreInBar0AndAllElseIsInBar4) {
 // ---- Negotiation ----
 
 TEST(LegacyLayoutTest, OffersWhatALegacyDriverKnows) {
-  Fixture f;
+  LegacyFixture f;
   EXPECT_EQ(f.driver.OfferedFeatures(),
             kFeatureA | kFeatureB | kFeatureAnyLayout | kFeatureIndirectDesc | kFeatureEventIdx);
   VirtioDriver modern(f.host, f.guest);
@@ -95,7 +69,7 @@ TEST(LegacyLayoutTest, OffersWhatALegacyDriverKnows) {
 }
 
 TEST(LegacyLayoutTest, FeaturesThatAreNotOfferedCountForNothing) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Start({.features = 0xffffffff});
   EXPECT_EQ(f.host.ReadPort(legacy_config::kDriverFeatures, 4), f.driver.OfferedFeatures());
   ASSERT_THAT(f.device.activations, SizeIs(1));
@@ -103,13 +77,13 @@ TEST(LegacyLayoutTest, FeaturesThatAreNotOfferedCountForNothing) {
 }
 
 TEST(LegacyLayoutTest, FeaturesOkMeansNothing) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.WriteStatus(kStatusAcknowledge | kStatusDriver | kStatusFeaturesOk | kStatusNeedsReset);
   EXPECT_EQ(f.driver.status(), kStatusAcknowledge | kStatusDriver);
 }
 
 TEST(LegacyLayoutTest, SenselessFeaturesAskForResetAndServeNothing) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Start({.features = kFeatureB, .msix = true});
   ASSERT_THAT(f.device.activations, SizeIs(1));
   EXPECT_THAT(f.device.activations[0].queues, IsEmpty());
@@ -123,7 +97,7 @@ TEST(LegacyLayoutTest, SenselessFeaturesAskForResetAndServeNothing) {
 // ---- Queues ----
 
 TEST(LegacyLayoutTest, QueueIsOneAreaOfTheSizeThatTheDeviceSays) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Acknowledge({.features = kFeatureA | kFeatureEventIdx});
   EXPECT_EQ(f.driver.QueueSize(0), 64);
   EXPECT_EQ(f.driver.QueueSize(1), 1024);
@@ -146,7 +120,7 @@ TEST(LegacyLayoutTest, QueueIsOneAreaOfTheSizeThatTheDeviceSays) {
 }
 
 TEST(LegacyLayoutTest, SizeIsNotWhatAModernDriverLeftThere) {
-  Fixture f;
+  LegacyFixture f;
   f.host.Write(common_config::kQueueSize, 8, 2);
   EXPECT_EQ(f.driver.QueueSize(0), 64);
   f.driver.SetUpQueues();
@@ -155,7 +129,7 @@ TEST(LegacyLayoutTest, SizeIsNotWhatAModernDriverLeftThere) {
 }
 
 TEST(LegacyLayoutTest, HighestPageDoesNotWrap) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.WriteQueuePage(1, 0xffffffff);
   f.driver.SetDriverOk();
   const VirtqueueConfig& ring = f.device.activations.back().queues[0].ring;
@@ -164,7 +138,7 @@ TEST(LegacyLayoutTest, HighestPageDoesNotWrap) {
 }
 
 TEST(LegacyLayoutTest, QueueThatIsSetUpLateStarts) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Acknowledge({});
   f.driver.SetDriverOk();
   f.driver.SetUpQueue(1);
@@ -173,7 +147,7 @@ TEST(LegacyLayoutTest, QueueThatIsSetUpLateStarts) {
 }
 
 TEST(LegacyLayoutTest, PageZeroParksAndTheQueueStartsAgain) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Start({});
   const uint32_t page = f.driver.ReadQueuePage(1);
   f.device.gate.Reset();
@@ -197,7 +171,7 @@ TEST(LegacyLayoutTest, PageZeroParksAndTheQueueStartsAgain) {
 }
 
 TEST(LegacyLayoutTest, PageZeroBeforeTheDeviceWorksIsAtOnce) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Acknowledge({});
   f.driver.SetUpQueue(0);
   EXPECT_EQ(f.driver.WriteQueuePage(0, 0), nullptr);
@@ -209,7 +183,7 @@ TEST(LegacyLayoutTest, PageZeroBeforeTheDeviceWorksIsAtOnce) {
 // ---- Kicks ----
 
 TEST(LegacyLayoutTest, FirstKickStartsTheDeviceThatHasNoDriverOkYet) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Acknowledge({.features = kFeatureA});
   f.driver.SetUpQueues();
   f.driver.Kick(1);
@@ -226,7 +200,7 @@ TEST(LegacyLayoutTest, FirstKickStartsTheDeviceThatHasNoDriverOkYet) {
 }
 
 TEST(LegacyLayoutTest, KickOfWhatIsNotSetUpStartsNothing) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Acknowledge({});
   f.driver.SetUpQueue(1);
   for (const uint16_t queue : {0, 2, 0xffff}) f.driver.Kick(queue);
@@ -235,7 +209,7 @@ TEST(LegacyLayoutTest, KickOfWhatIsNotSetUpStartsNothing) {
 }
 
 TEST(LegacyLayoutTest, KickOfAModernDriverBeforeItIsReadyStartsNothing) {
-  Fixture f;
+  LegacyFixture f;
   VirtioDriver modern(f.host, f.guest);
   ASSERT_TRUE(modern.Negotiate(kFeatureVersion1));
   modern.SetUpQueue(0, {});
@@ -245,7 +219,7 @@ TEST(LegacyLayoutTest, KickOfAModernDriverBeforeItIsReadyStartsNothing) {
 }
 
 TEST(LegacyLayoutTest, DoorbellsAreThereWhileTheDeviceWorks) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Acknowledge({});
   f.driver.SetUpQueues();
   EXPECT_EQ(f.doorbells(), 0u);
@@ -266,7 +240,7 @@ TEST(LegacyLayoutTest, DoorbellsAreThereWhileTheDeviceWorks) {
 }
 
 TEST(LegacyLayoutTest, PortsMoveWhileTheDeviceWorks) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Start({});
   f.host.MovePorts(0xd000);
   f.driver.Kick(1);
@@ -282,7 +256,7 @@ TEST(LegacyLayoutTest, PortsMoveWhileTheDeviceWorks) {
 // ---- Reset ----
 
 TEST(LegacyLayoutTest, ResetOfAnUntouchedDeviceIsAtOnce) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Acknowledge({.features = kFeatureA});
   f.driver.SetUpQueues();
   EXPECT_EQ(f.driver.WriteStatus(0), nullptr);
@@ -292,7 +266,7 @@ TEST(LegacyLayoutTest, ResetOfAnUntouchedDeviceIsAtOnce) {
 }
 
 TEST(LegacyLayoutTest, ResetParksAndThenLeavesNothingBehind) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Acknowledge({.features = kFeatureA});
   f.driver.SetUpQueues();
   f.driver.Kick(0);  // At work, though without DRIVER_OK.
@@ -321,7 +295,7 @@ TEST(LegacyLayoutTest, ResetParksAndThenLeavesNothingBehind) {
 // ---- Features that come late ----
 
 TEST(LegacyLayoutTest, FeaturesWrittenAtWorkTakeTheDeviceThroughAChange) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Acknowledge({});
   f.driver.SetUpQueues();
   f.driver.Kick(0);
@@ -348,7 +322,7 @@ TEST(LegacyLayoutTest, FeaturesWrittenAtWorkTakeTheDeviceThroughAChange) {
 }
 
 TEST(LegacyLayoutTest, ChangeOfFeaturesThatFailsAsksForReset) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Start({});
   f.device.restore_status = absl::DataLossError("chains are gone");
   f.host.Wait(f.driver.WriteFeatures(kFeatureA));
@@ -361,7 +335,7 @@ TEST(LegacyLayoutTest, ChangeOfFeaturesThatFailsAsksForReset) {
 }
 
 TEST(LegacyLayoutTest, QuiesceWaitsForAChangeOfFeatures) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Start({});
   f.device.gate.Reset();
   const std::shared_ptr<Parking> parking = f.driver.WriteFeatures(kFeatureA);
@@ -375,7 +349,7 @@ TEST(LegacyLayoutTest, QuiesceWaitsForAChangeOfFeatures) {
 }
 
 TEST(LegacyLayoutTest, FeaturesDoNotChangeWhileAQueueIsGivenUp) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Start({});
   f.device.gate.Reset();
   const std::shared_ptr<Parking> parking = f.driver.WriteQueuePage(0, 0);
@@ -389,7 +363,7 @@ TEST(LegacyLayoutTest, FeaturesDoNotChangeWhileAQueueIsGivenUp) {
 // ---- Device configuration ----
 
 TEST(LegacyLayoutTest, ConfigurationBeginsBehindTheHeaderAsMsixHasIt) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Start({.features = kFeatureA});
   EXPECT_EQ(f.host.ReadPort(20, 4), 0x00030201u);
   EXPECT_EQ(f.host.ReadPort(24, 8), 0x070605u);  // Zeros behind the end.
@@ -407,7 +381,7 @@ TEST(LegacyLayoutTest, ConfigurationBeginsBehindTheHeaderAsMsixHasIt) {
 }
 
 TEST(LegacyLayoutTest, ConfigurationIsReadOnlyWithoutTheFeature) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Start({});
   f.driver.WriteDeviceConfig(3, 1, 1);
   f.loop->RunUntilIdle();
@@ -417,7 +391,7 @@ TEST(LegacyLayoutTest, ConfigurationIsReadOnlyWithoutTheFeature) {
 // ---- Interrupts ----
 
 TEST(LegacyLayoutTest, PinIsAssertedUntilIsrIsReadByItself) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Start({});
   f.device.sink().SignalQueue(0);
   EXPECT_TRUE(f.host.intx().asserted());
@@ -432,7 +406,7 @@ TEST(LegacyLayoutTest, PinIsAssertedUntilIsrIsReadByItself) {
 }
 
 TEST(LegacyLayoutTest, WithMsixEachQueueHasItsVector) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Start({.msix = true});
   f.device.sink().SignalQueue(1);
   EXPECT_EQ(f.driver.TakeInterrupts(0), 0);
@@ -445,7 +419,7 @@ TEST(LegacyLayoutTest, WithMsixEachQueueHasItsVector) {
 }
 
 TEST(LegacyLayoutTest, VectorThatDoesNotExistReadsBackAsNone) {
-  Fixture f;
+  LegacyFixture f;
   f.host.EnableMsix(3);
   f.host.WritePort(legacy_config::kConfigMsixVector, 2, 2);
   f.host.WritePort(legacy_config::kQueueMsixVector, 3, 2);
@@ -456,7 +430,7 @@ TEST(LegacyLayoutTest, VectorThatDoesNotExistReadsBackAsNone) {
 }
 
 TEST(LegacyLayoutTest, InterruptsComeBeforeDriverOkToWhoKicksBefore) {
-  Fixture f;
+  LegacyFixture f;
   f.driver.Acknowledge({});
   f.driver.SetUpQueues();
   f.driver.Kick(0);
@@ -464,207 +438,6 @@ TEST(LegacyLayoutTest, InterruptsComeBeforeDriverOkToWhoKicksBefore) {
   f.device.sink().SignalQueue(0);
   EXPECT_TRUE(f.host.intx().asserted());
   EXPECT_EQ(f.driver.ReadIsr(), kIsrQueue);
-}
-
-// ---- Both kinds of driver ----
-
-TEST(LegacyLayoutTest, ModernDriverWorksThroughTheCapabilities) {
-  Fixture f;
-  VirtioDriver modern(f.host, f.guest);
-  ASSERT_TRUE(modern.Start({.features = kFeatureA | kFeatureRingReset}));
-  ASSERT_THAT(f.device.activations, SizeIs(1));
-  EXPECT_EQ(f.device.activations[0].features, kFeatureA | kFeatureRingReset | kFeatureVersion1);
-  EXPECT_EQ(f.device.activations[0].queues[0].ring.size, 16);
-  modern.Kick(1);
-  EXPECT_TRUE(f.TakeKick(1));
-  f.device.sink().SignalQueue(0);
-  EXPECT_EQ(modern.TakeInterrupts(0), 1);
-  f.host.Wait(modern.ResetQueue(0));
-  EXPECT_THAT(f.device.queue_resets, ElementsAre(0));
-  modern.Reset();
-  EXPECT_EQ(f.device.resets, 1);
-  f.driver.Start({});  // What came before leaves no trace.
-  EXPECT_EQ(f.device.activations[1].features, 0u);
-  EXPECT_EQ(f.device.activations[1].queues[0].ring.size, 64);
-}
-
-TEST(LegacyLayoutTest, ModernRegistersAreReachedThroughConfigurationSpace) {
-  Fixture f;
-  uint32_t at = f.host.ReadConfig(pci::kCapabilityPointer, 1);
-  while (f.host.ReadConfig(static_cast<uint16_t>(at), 1) != pci::kCapabilityVendorSpecific ||
-         f.host.ReadConfig(static_cast<uint16_t>(at + 3), 1) != 5) {
-    at = f.host.ReadConfig(static_cast<uint16_t>(at + 1), 1);
-    ASSERT_NE(at, 0u);
-  }
-  const auto field = [at](int offset) { return static_cast<uint16_t>(at + offset); };
-  f.host.WriteConfig(field(8), common_config::kNumQueues, 4);
-  f.host.WriteConfig(field(12), 2, 4);
-  EXPECT_EQ(f.host.ReadConfig(field(16), 2), 2u);
-  f.host.WriteConfig(field(4), 0, 1);  // The ports are not reached so.
-  f.host.WriteConfig(field(16), 0x5a5a, 2);
-  EXPECT_EQ(f.host.ReadConfig(field(16), 2), 0x5a5au);
-}
-
-TEST(LegacyLayoutTest, HalvesOfBothKindsDoNotMakeAWhole) {
-  Fixture f;
-  f.host.Write(common_config::kDriverFeatureSelect, 1, 4);
-  f.host.Write(common_config::kDriverFeature, 0xffffffff, 4);
-  f.driver.SetUpQueues();
-  f.driver.SetDriverOk();
-  ASSERT_THAT(f.device.activations, SizeIs(1));
-  EXPECT_EQ(f.device.activations[0].features, 0u);
-  // At work as a legacy device, it becomes no modern one.
-  f.host.Write(common_config::kDriverFeature, 1, 4);
-  f.host.Write(common_config::kDeviceStatus, 0x0f, 1);
-  EXPECT_EQ(f.driver.status() & kStatusFeaturesOk, 0);
-  f.loop->RunUntilIdle();
-  EXPECT_THAT(f.device.activations, SizeIs(1));
-}
-
-TEST(LegacyLayoutTest, AcceptedFeaturesStayWhenPortsSayOtherwise) {
-  Fixture f;
-  VirtioDriver modern(f.host, f.guest);
-  ASSERT_TRUE(modern.Negotiate(kFeatureVersion1 | kFeatureA));
-  f.driver.WriteFeatures(0);
-  f.driver.SetDriverOk();
-  ASSERT_THAT(f.device.activations, SizeIs(1));
-  EXPECT_EQ(f.device.activations[0].features, kFeatureVersion1 | kFeatureA);
-}
-
-// ---- Accesses that no driver makes ----
-
-TEST(LegacyLayoutTest, WidthsThatAreNoFieldChangeNothing) {
-  Fixture f;
-  f.host.WritePort(legacy_config::kDriverFeatures, kFeatureA, 1);
-  f.host.WritePort(legacy_config::kQueuePfn, 5, 2);
-  f.host.WritePort(legacy_config::kQueueSelect, 1, 1);
-  f.host.WritePort(legacy_config::kQueueNotify, 0, 4);
-  f.host.WritePort(legacy_config::kDeviceStatus, 0x0101, 2);
-  f.host.WritePort(legacy_config::kQueueSize, 8, 2);
-  f.host.WritePort(legacy_config::kDeviceFeatures, 0, 4);
-  EXPECT_EQ(f.host.ReadPort(legacy_config::kDriverFeatures, 4), 0u);
-  EXPECT_EQ(f.host.ReadPort(legacy_config::kQueuePfn, 4), 0u);
-  EXPECT_EQ(f.host.ReadPort(legacy_config::kQueueSize, 4), 64u);  // Reads may cross fields.
-  EXPECT_EQ(f.driver.status(), 0);
-}
-
-class LegacyPokingTest : public testing::TestWithParam<uint32_t> {};
-
-TEST_P(LegacyPokingTest, AnyAccessAnywhereLeavesADeviceBehind) {
-  Fixture f;
-  std::mt19937 random(GetParam());
-  const std::array<int, 5> widths = {1, 2, 4, 8, 3};
-  for (int i = 0; i < 20000; ++i) {
-    const int width = widths[random() % widths.size()];
-    const uint64_t value = random() % 4 == 0 ? random() : random() % 16;
-    if (random() % 4 == 0) {
-      f.host.Write(random() % common_config::kSize, value, width);
-    } else if (random() % 3 == 0) {
-      f.host.ReadPort(random() % 32, width);
-    } else {
-      f.host.WritePort(random() % 32, value, width);
-    }
-    if (random() % 8 == 0) {
-      const auto at = static_cast<uint16_t>(0x40 + random() % 0xc0);
-      f.transport().WriteConfig(at, std::array<uint8_t, 1>{static_cast<uint8_t>(random())});
-    }
-    if (random() % 16 == 0) f.device.sink().SignalQueue(random() % 2);
-    if (random() % 64 == 0) f.device.sink().SignalNeedsReset();
-    if (random() % 32 == 0) f.loop->RunUntilIdle();
-  }
-  f.loop->RunUntilIdle();
-  f.driver.Start({.features = kFeatureA, .msix = true});
-  EXPECT_EQ(f.driver.status(), kStatusAcknowledge | kStatusDriver | kStatusDriverOk);
-  EXPECT_EQ(f.device.activations.back().features, kFeatureA);
-  f.driver.TakeInterrupts(0);
-  f.device.sink().SignalQueue(0);
-  EXPECT_EQ(f.driver.TakeInterrupts(0), 1);
-}
-
-INSTANTIATE_TEST_SUITE_P(Seeds, LegacyPokingTest, testing::Range(1u, 9u));
-
-// ---- State ----
-
-std::vector<uint64_t> AllPorts(VirtioHost& host) {
-  std::vector<uint64_t> values;
-  const uint64_t selected = host.ReadPort(legacy_config::kQueueSelect, 2);
-  for (uint16_t queue = 0; queue < 3; ++queue) {
-    host.WritePort(legacy_config::kQueueSelect, queue, 2);
-    for (uint64_t at = 0; at < 32; at += 2) values.push_back(host.ReadPort(at, 2));
-  }
-  host.WritePort(legacy_config::kQueueSelect, selected, 2);
-  return values;
-}
-
-TEST(LegacyLayoutTest, SavedAndRestoredBeforeDriverOkItGoesOn) {
-  Fixture f;
-  f.driver.Acknowledge({.features = kFeatureA | kFeatureEventIdx, .msix = true});
-  f.driver.SetUpQueues();
-  f.driver.Kick(1);
-  f.driver.WriteDeviceConfig(3, 1, 1);
-  f.loop->RunUntilIdle();
-  f.loop->RunTask(f.transport().Quiesce());
-  const EncodedState state = f.transport().Save();
-
-  TestDevice other;
-  VirtioHost other_host(other, *f.loop, kTransitional);
-  f.loop->RunTask(other_host.transport().Quiesce());
-  ASSERT_TRUE(other_host.transport().Restore(state).ok());
-  EXPECT_EQ(other_host.transport().Save().bytes, state.bytes);
-  EXPECT_EQ(AllPorts(other_host), AllPorts(f.host));
-  ASSERT_THAT(other.activations, SizeIs(1));
-  EXPECT_EQ(other.activations[0].features, kFeatureA | kFeatureEventIdx);
-  EXPECT_THAT(other.activations[0].queues, SizeIs(2));
-  EXPECT_EQ(other_host.space().doorbell_count(kPortsWindow), 2u);
-  other_host.transport().Resume();
-  f.driver.MoveTo(other_host);
-  f.driver.SetDriverOk();
-  EXPECT_THAT(other.activations, SizeIs(1));
-  other.sink().SignalQueue(1);
-  EXPECT_EQ(other_host.msi().TakeSignals(2), 1);
-  // Something of it is in the device: a reset waits.
-  EXPECT_NE(f.driver.WriteStatus(0), nullptr);
-}
-
-TEST(LegacyLayoutTest, StateOfTheOtherKindOfDeviceIsRefused) {
-  Fixture f;
-  TestDevice other;
-  VirtioHost modern(other, *f.loop, 3);
-  EXPECT_TRUE(absl::IsInvalidArgument(modern.transport().Restore(f.transport().Save())));
-  EXPECT_TRUE(absl::IsInvalidArgument(f.transport().Restore(modern.transport().Save())));
-}
-
-TEST(LegacyLayoutTest, StateThatIsNotOneIsRefused) {
-  Fixture f;
-  f.driver.Start({});
-  const EncodedState good = f.transport().Save();
-  for (size_t size = 0; size < good.bytes.size(); size += 7) {
-    EncodedState cut = good;
-    cut.bytes.resize(size);
-    TestDevice other;
-    VirtioHost other_host(other, *f.loop, kTransitional);
-    EXPECT_FALSE(other_host.transport().Restore(cut).ok()) << size;
-  }
-}
-
-TEST(LegacyLayoutTest, FeaturesInAStateThatWereNeverOfferedAreRefused) {
-  Fixture f;
-  f.driver.Start({.features = kFeatureA});
-  EncodedState state = f.transport().Save();
-  {
-    TestDevice other;
-    VirtioHost other_host(other, *f.loop, kTransitional);
-    ASSERT_TRUE(other_host.transport().Restore(state).ok());
-  }
-  // The status, then the features.
-  constexpr uint8_t kStatus = kStatusAcknowledge | kStatusDriver | kStatusDriverOk;
-  const std::array<uint8_t, 9> wanted = {kStatus, kFeatureA, 0, 0, 0, 0, 0, 0, 0};
-  const auto at = std::search(state.bytes.begin(), state.bytes.end(), wanted.begin(), wanted.end());
-  ASSERT_NE(at, state.bytes.end());
-  at[5] = 1;  // VERSION_1, without FEATURES_OK.
-  TestDevice other;
-  VirtioHost other_host(other, *f.loop, kTransitional);
-  EXPECT_TRUE(absl::IsInvalidArgument(other_host.transport().Restore(state)));
 }
 
 }  // namespace
