@@ -9,7 +9,7 @@ namespace vireo {
 namespace {
 
 constexpr std::string_view kStateType = "i8042";
-constexpr uint32_t kStateVersion = 1;
+constexpr uint32_t kStateVersion = 2;  // 1 had no keyboard.
 
 constexpr uint8_t kStatusOutputFull = 1 << 0;
 constexpr uint8_t kStatusSystem = 1 << 2;   // The self test has passed.
@@ -22,6 +22,7 @@ constexpr uint8_t kByteKeyboardInterrupt = 1 << 0;
 constexpr uint8_t kByteSystem = 1 << 2;
 constexpr uint8_t kByteKeyboardDisabled = 1 << 4;
 constexpr uint8_t kByteAuxDisabled = 1 << 5;
+constexpr uint8_t kByteTranslate = 1 << 6;
 
 constexpr uint8_t kOutputPortNoReset = 1 << 0;
 constexpr uint8_t kOutputPortA20 = 1 << 1;
@@ -44,8 +45,26 @@ constexpr uint8_t kWriteToAux = 0xd4;
 constexpr uint8_t kPulse = 0xf0;  // To 0xff.
 
 constexpr uint8_t kSelfTestPassed = 0x55;
+constexpr uint8_t kInterfacePassed = 0x00;
 constexpr uint8_t kClockStuckHigh = 0x02;  // Interface test: nothing pulls the line.
 constexpr uint8_t kResend = 0xfe;  // What the controller says for a device that stays silent.
+
+// From scan code set 2 to set 1, for the bytes that a keyboard on which nobody types can send: the
+// second byte of its identity, and which scan code set it has. Its other answers stay as they are.
+uint8_t Translate(uint8_t byte) {
+  switch (byte) {
+    case 0x01:
+      return 0x43;
+    case 0x02:
+      return 0x41;
+    case 0x03:
+      return 0x3f;
+    case 0x83:
+      return 0x41;
+    default:
+      return byte;
+  }
+}
 
 }  // namespace
 
@@ -82,6 +101,15 @@ void I8042::Answer(uint8_t value, uint8_t status_bits) {
   registers_.status |= kStatusOutputFull | status_bits;
 }
 
+void I8042::Update() {
+  if (keyboard_.HasOutput() && (registers_.status & kStatusOutputFull) == 0 &&
+      (registers_.command_byte & kByteKeyboardDisabled) == 0) {
+    const uint8_t byte = keyboard_.Take();
+    Answer((registers_.command_byte & kByteTranslate) != 0 ? Translate(byte) : byte, 0);
+  }
+  UpdateInterrupt();
+}
+
 void I8042::UpdateInterrupt() {
   const bool wanted = (registers_.status & kStatusOutputFull) != 0 &&
                       (registers_.status & kStatusAuxOutput) == 0 &&
@@ -113,9 +141,11 @@ uint8_t I8042::ReadStatus() {
 
 uint8_t I8042::ReadData() {
   const MutexLock lock(mutex_);
+  const uint8_t value = registers_.output;
   registers_.status &= ~(kStatusOutputFull | kStatusAuxOutput | kStatusTimeout);
-  UpdateInterrupt();
-  return registers_.output;
+  UpdateInterrupt();  // IRQ 1 is an edge: it falls before it rises for the next byte.
+  Update();
+  return value;
 }
 
 void I8042::WriteCommand(uint8_t command) {
@@ -151,6 +181,8 @@ void I8042::WriteCommand(uint8_t command) {
           Answer(kSelfTestPassed, 0);
           break;
         case kTestKeyboard:
+          Answer(kInterfacePassed, 0);
+          break;
         case kTestAux:
           Answer(kClockStuckHigh, 0);
           break;
@@ -170,7 +202,7 @@ void I8042::WriteCommand(uint8_t command) {
           break;
       }
     }
-    UpdateInterrupt();
+    Update();
   }
   if (reset) RequestReset();
 }
@@ -202,11 +234,13 @@ void I8042::WriteData(uint8_t value) {
           Answer(kResend, kStatusAuxOutput | kStatusTimeout);
           break;
         default:
-          Answer(kResend, kStatusTimeout);  // To a keyboard that is not there.
+          // To the keyboard, whose interface this enables.
+          registers_.command_byte &= ~kByteKeyboardDisabled;
+          keyboard_.Write(value);
           break;
       }
     }
-    UpdateInterrupt();
+    Update();
   }
   if (reset) RequestReset();
 }
@@ -229,7 +263,8 @@ Task<void> I8042::Quiesce() { co_return; }
 Task<void> I8042::Reset() {
   const MutexLock lock(mutex_);
   registers_ = PowerOn();
-  UpdateInterrupt();
+  keyboard_ = Ps2Keyboard();
+  Update();
   co_return;
 }
 
@@ -242,6 +277,7 @@ EncodedState I8042::Save() const {
   writer.U8(registers_.status);
   writer.U8(registers_.output);
   writer.Bytes(registers_.ram);
+  keyboard_.Save(writer);
   return {.type = std::string(kStateType), .version = kStateVersion, .bytes = writer.Finish()};
 }
 
@@ -256,11 +292,14 @@ absl::Status I8042::Restore(const EncodedState& state) {
   registers.output = reader.U8();
   const std::vector<uint8_t> ram = reader.Bytes();
   if (ram.size() != registers.ram.size()) reader.Fail("not 32 bytes of controller memory");
+  Ps2Keyboard keyboard;
+  if (state.version >= 2) keyboard.Restore(reader);
   RETURN_IF_ERROR(reader.Finish());
   std::ranges::copy(ram, registers.ram.begin());
   const MutexLock lock(mutex_);
   registers_ = registers;
-  UpdateInterrupt();
+  keyboard_ = keyboard;
+  Update();
   return absl::OkStatus();
 }
 

@@ -1,6 +1,6 @@
-// A keyboard controller (Intel 8042, as the IBM PC/AT and PS/2 wired it) with nothing plugged in.
-// Drivers find it, test it and learn at once, not after a time-out, that neither a keyboard nor a
-// mouse answers. What it is there for: command 0xfe resets the machine, and A20 can be asked for.
+// A keyboard controller (Intel 8042, as the IBM PC/AT and PS/2 wired it) with a keyboard and
+// without a mouse. Drivers find it, test it and learn at once, not after a time-out, what is there
+// and what is not. Command 0xfe resets the machine, and A20 can be asked for.
 //
 //   port 0x60  data
 //   port 0x64  command (write), status (read)
@@ -21,6 +21,7 @@
 #include "devices/bus.h"
 #include "devices/interrupt.h"
 #include "devices/lifecycle.h"
+#include "devices/ps2_keyboard.h"
 
 namespace vireo {
 
@@ -80,9 +81,12 @@ class I8042 final : public Lifecycle {
   void WriteFastA20(uint8_t value);
 
   void Answer(uint8_t value, uint8_t status_bits) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes the keyboard's next byte if there is one and it may be sent, and has the interrupt line
+  // follow. Last in whatever changes a register.
+  void Update() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void UpdateInterrupt() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // True when bit 0 asks for a reset.
   bool SetOutputPort(uint8_t value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void UpdateInterrupt() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RequestReset();
 
   InterruptLine& keyboard_interrupt_;
@@ -94,6 +98,7 @@ class I8042 final : public Lifecycle {
 
   mutable Mutex mutex_;
   Registers registers_ ABSL_GUARDED_BY(mutex_);
+  Ps2Keyboard keyboard_ ABSL_GUARDED_BY(mutex_);
   bool interrupt_asserted_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

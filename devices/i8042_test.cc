@@ -74,28 +74,93 @@ TEST_F(I8042Test, AbsentDevicesAreToldAtOnce) {
   Command(0xa9);
   EXPECT_EQ(Status() & 0x01, 1);
   EXPECT_NE(Data(), 0x00);
-  Command(0xab);
-  EXPECT_NE(Data(), 0x00);
-  SendData(0xf2);  // Identify, to the keyboard.
-  EXPECT_EQ(Status() & 0x61, 0x41) << "time-out";
-  EXPECT_EQ(Data(), 0xfe);
-  EXPECT_EQ(Status() & 0x41, 0);
   Command(0xd4);
-  SendData(0xf2);  // And to the mouse.
+  SendData(0xf2);  // Identify, to the mouse.
   EXPECT_EQ(Status() & 0x61, 0x61);
   EXPECT_EQ(Data(), 0xfe);
+}
+
+TEST_F(I8042Test, TheKeyboardIsFoundAndAnswersByteByByte) {
+  Command(0xab);
+  EXPECT_EQ(Data(), 0x00);
+  SendData(0xf2);
+  for (const uint8_t byte : {0xfa, 0xab, 0x83}) {
+    EXPECT_EQ(Status() & 0x61, 0x01);
+    EXPECT_EQ(Data(), byte);
+  }
+  EXPECT_EQ(Status() & 0x01, 0);
+  EXPECT_EQ(Data(), 0x83) << "what was read last stays";
+  SendData(0xff);
+  EXPECT_EQ(Data(), 0xfa);
+  EXPECT_EQ(Data(), 0xaa);
+  EXPECT_EQ(Status() & 0x01, 0);
+}
+
+TEST_F(I8042Test, TranslatesWhatTheKeyboardSends) {
+  Command(0x60);
+  SendData(0x40);
+  SendData(0xf2);
+  EXPECT_EQ(Data(), 0xfa);
+  EXPECT_EQ(Data(), 0xab);
+  EXPECT_EQ(Data(), 0x41);
+  for (const auto& [set, translated] : {std::pair(1, 0x43), {2, 0x41}, {3, 0x3f}}) {
+    SendData(0xf0);
+    EXPECT_EQ(Data(), 0xfa);
+    SendData(static_cast<uint8_t>(set));
+    EXPECT_EQ(Data(), 0xfa);
+    SendData(0xf0);
+    EXPECT_EQ(Data(), 0xfa);
+    SendData(0);
+    EXPECT_EQ(Data(), 0xfa);
+    EXPECT_EQ(Data(), translated);
+  }
+}
+
+// The keyboard keeps what it has to say while its clock is held; the answers of the controller do
+// not wait for it.
+TEST_F(I8042Test, ADisabledKeyboardWaits) {
+  SendData(0xf2);
+  Command(0xad);
+  EXPECT_EQ(Data(), 0xfa) << "was sent before";
+  EXPECT_EQ(Status() & 0x01, 0);
+  Command(0xaa);
+  EXPECT_EQ(Data(), 0x55);
+  EXPECT_EQ(Status() & 0x01, 0);
+  Command(0xae);
+  EXPECT_EQ(Data(), 0xab);
+  EXPECT_EQ(Data(), 0x83);
+  Command(0xad);
+  SendData(0xee);  // A byte to the keyboard enables it.
+  EXPECT_EQ(Data(), 0xee);
+  Command(0x20);
+  EXPECT_EQ(Data() & 0x10, 0);
+}
+
+TEST_F(I8042Test, EveryByteOfTheKeyboardIsAnEdge) {
+  Command(0x60);
+  SendData(0x01);
+  SendData(0xf2);
+  EXPECT_EQ(irq_.TakeEdges(), 1);
+  Data();
+  EXPECT_TRUE(irq_.asserted());
+  EXPECT_EQ(irq_.TakeEdges(), 1);
+  Data();
+  EXPECT_EQ(irq_.TakeEdges(), 1);
+  Data();
+  EXPECT_EQ(irq_.TakeEdges(), 0);
+  EXPECT_FALSE(irq_.asserted());
 }
 
 TEST_F(I8042Test, AnswersInterruptWhenEnabled) {
   Command(0x60);
   SendData(0x01);
-  SendData(0xf2);
+  SendData(0xee);
   EXPECT_TRUE(irq_.asserted());
   Data();
   EXPECT_FALSE(irq_.asserted());
   Command(0x60);
   SendData(0x00);
-  SendData(0xf2);
+  SendData(0xee);
   EXPECT_FALSE(irq_.asserted());
 }
 
@@ -133,6 +198,8 @@ TEST_F(I8042Test, ResetIsThePowerOnState) {
   EXPECT_EQ(Status(), 0x14);
   Command(0x20);
   EXPECT_EQ(Data(), 0x34);
+  Command(0xae);
+  EXPECT_EQ(Status() & 0x01, 0) << "the keyboard has nothing more to say";
 }
 
 TEST_F(I8042Test, SavedAndRestoredBetweenCommandAndData) {
@@ -147,7 +214,7 @@ TEST_F(I8042Test, SavedAndRestoredBetweenCommandAndData) {
   ASSERT_TRUE(other.i8042_.Restore(state).ok());
   other.i8042_.Resume();
   EXPECT_TRUE(other.irq_.asserted());
-  EXPECT_EQ(other.Data(), 0xfe);
+  for (const uint8_t byte : {0xfa, 0xab, 0x83}) EXPECT_EQ(other.Data(), byte);
   other.SendData(0xfe);
   EXPECT_EQ(other.resets_, 1);
   EXPECT_EQ(other.i8042_.Save().type, state.type);
@@ -157,6 +224,19 @@ TEST_F(I8042Test, SavedAndRestoredBetweenCommandAndData) {
     cut.bytes.resize(length);
     EXPECT_FALSE(i8042_.Restore(cut).ok()) << length;
   }
+}
+
+TEST_F(I8042Test, StateOfTheTimeBeforeTheKeyboardIsTaken) {
+  Command(0x60);
+  SendData(0x01);
+  EncodedState state = i8042_.Save();
+  // Command byte, output port, pending command, status, output, and 32 bytes with their length.
+  state.version = 1;
+  state.bytes.resize(5 + 8 + 32);
+  Controller other;
+  ASSERT_TRUE(other.i8042_.Restore(state).ok());
+  other.SendData(0xf2);
+  EXPECT_EQ(other.Data(), 0xfa);
 }
 
 TEST_F(I8042Test, RandomAccessesNeverGoWrong) {
