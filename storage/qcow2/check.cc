@@ -11,6 +11,7 @@
 #include "storage/qcow2/check_rebuild.h"
 #include "storage/qcow2/check_refcounts.h"
 #include "storage/qcow2/check_references.h"
+#include "storage/qcow2/check_snapshots.h"
 #include "storage/qcow2/check_state.h"
 #include "storage/qcow2/format.h"
 #include "storage/qcow2/header_reader.h"
@@ -21,9 +22,18 @@ namespace {
 // The parts of a check, in QEMU's order, so that both tell the same of the same image.
 class Checker {
  public:
-  Checker(CheckState& state, Repair repair) : state_(state), repair_(repair), refcounts_(state) {}
+  Checker(CheckState& state, Repair repair)
+      : state_(state), repair_(repair), refcounts_(state), snapshots_(state, repair) {}
 
   Task<absl::Status> Run() {
+    absl::Status status = co_await snapshots_.Read();
+    if (status.ok()) status = co_await RunAfterSnapshots();
+    snapshots_.CountFound();
+    co_return status;
+  }
+
+ private:
+  Task<absl::Status> RunAfterSnapshots() {
     CheckResult& result = state_.result;
     result.total_clusters = state_.layout.clusters_for(state_.header.size_bytes);
     CO_RETURN_IF_ERROR(co_await Count(repair_));
@@ -45,11 +55,12 @@ class Checker {
     const bool mended = result.check_errors == 0 && result.corruptions == 0;
     if (mended) CO_RETURN_IF_ERROR(co_await refcounts_.ClearBehindEnd());
     CO_RETURN_IF_ERROR(co_await state_.file.Sync());
-    if (mended) CO_RETURN_IF_ERROR(co_await ClearDamageBits());
-    co_return absl::OkStatus();
+    if (!mended) co_return absl::OkStatus();
+    CO_RETURN_IF_ERROR(co_await ClearDamageBits());
+    const absl::Status status = co_await snapshots_.Mend();
+    co_return status;
   }
 
- private:
   Task<absl::Status> Count(Repair repair) {
     ReferenceWalk walk(state_, repair);
     CO_RETURN_IF_ERROR(co_await walk.Run());
@@ -103,6 +114,7 @@ class Checker {
   CheckState& state_;
   const Repair repair_;
   RefcountComparison refcounts_;
+  SnapshotCheck snapshots_;
 };
 
 }  // namespace

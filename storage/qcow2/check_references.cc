@@ -42,13 +42,21 @@ Task<absl::Status> ReferenceWalk::Run() {
 }
 
 Task<absl::Status> ReferenceWalk::CountSnapshots() {
-  const absl::StatusOr<SnapshotTable> table =
-      co_await ReadSnapshotTable(state_.file, state_.header);
-  if (!table.ok()) {
-    co_return state_.Stop(table.status(), "ERROR failed to read the snapshot table: %s",
-                          std::string(table.status().message()));
-  }
-  for (const Snapshot& snapshot : table->snapshots) {
+  for (const Snapshot& snapshot : state_.snapshot_table.snapshots) {
+    if (uint64_t{snapshot.l1_entries} * sizeof(Be64) > kMaxL1Bytes) {
+      state_.Corruption(
+          "ERROR snapshot %s (%s) l1_size=%#x: L1 table is too large; snapshot table entry "
+          "corrupted",
+          snapshot.id, snapshot.name, snapshot.l1_entries);
+      continue;
+    }
+    if (state_.layout.offset_in_cluster(snapshot.l1_offset) != 0) {
+      state_.Corruption(
+          "ERROR snapshot %s (%s) l1_offset=%#x: L1 table is not cluster aligned; snapshot table "
+          "entry corrupted",
+          snapshot.id, snapshot.name, snapshot.l1_offset);
+      continue;
+    }
     const absl::Status sane = CheckSnapshotL1(state_.file, state_.layout, snapshot);
     if (!sane.ok()) {
       state_.Corruption("ERROR %s", std::string(sane.message()));
@@ -57,7 +65,7 @@ Task<absl::Status> ReferenceWalk::CountSnapshots() {
     CO_RETURN_IF_ERROR(
         co_await CountTree(snapshot.l1_offset, snapshot.l1_entries, Tree::kSnapshot));
   }
-  state_.AddReference(state_.header.snapshots_offset, table->bytes);
+  state_.AddReference(state_.header.snapshots_offset, state_.snapshot_table.bytes);
   co_return absl::OkStatus();
 }
 

@@ -16,6 +16,7 @@
 #include "storage/qcow2/check.h"
 #include "storage/qcow2/header.h"
 #include "storage/qcow2/reference_counts.h"
+#include "storage/qcow2/snapshots.h"
 
 namespace vireo::qcow2 {
 
@@ -60,6 +61,7 @@ class CheckState {
   Header header;
   const Layout layout;
   CheckResult result;
+  SnapshotTable snapshot_table;
   ReferenceCounts references;
   uint64_t clusters;                     // Of the file, or behind its end where one is counted.
   std::vector<uint64_t> refcount_table;  // Blocks by region; 0 = none, or none that can be used.

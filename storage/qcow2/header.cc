@@ -270,7 +270,7 @@ class Parser {
     header_.snapshot_count = raw_.snapshot_count;
     header_.snapshots_offset = raw_.snapshots_offset;
     if (header_.snapshot_count == 0) return absl::OkStatus();
-    if (header_.snapshot_count > kMaxSnapshots) {
+    if (header_.snapshot_count > kMaxSnapshots && access_ != Access::kRepair) {
       return Bad("%d internal snapshots are more than %d", header_.snapshot_count, kMaxSnapshots);
     }
     return CheckTable("snapshot table", header_.snapshots_offset, cluster_bytes());

@@ -21,6 +21,35 @@ uint64_t Load64(std::span<const uint8_t> bytes, uint64_t offset) {
   return value.value();
 }
 
+// `extra` is as much of the extra data as is wanted, `strings` is id and name.
+Snapshot Decode(const RawSnapshot& raw, std::span<const uint8_t> extra,
+                std::span<const uint8_t> strings, uint64_t image_bytes) {
+  Snapshot snapshot = {.l1_offset = raw.l1_table_offset,
+                       .l1_entries = raw.l1_size,
+                       .date_seconds = raw.date_seconds,
+                       .date_nanoseconds = raw.date_nanoseconds,
+                       .guest_clock_ns = raw.guest_clock_ns,
+                       .vm_state_bytes = raw.vm_state_bytes,
+                       .disk_bytes = image_bytes,
+                       .extra_data_bytes = raw.extra_data_bytes};
+  if (extra.size() >= 8) snapshot.vm_state_bytes = Load64(extra, 0);
+  if (extra.size() >= 16) snapshot.disk_bytes = Load64(extra, 8);
+  if (extra.size() >= 24) snapshot.instructions = Load64(extra, 16);
+  if (extra.size() > kSnapshotExtraBytes) {
+    snapshot.unknown_extra.assign(extra.begin() + kSnapshotExtraBytes, extra.end());
+  }
+  const char* const text = reinterpret_cast<const char*>(strings.data());
+  snapshot.id.assign(text, raw.id_length);
+  snapshot.name.assign(text + raw.id_length, raw.name_length);
+  return snapshot;
+}
+
+absl::Status PastTheEnd(const File& file, uint32_t record, uint64_t offset) {
+  return absl::DataLossError(
+      absl::StrFormat("%s: record %d of the snapshot table, at offset %d, is past the end",
+                      file.name(), record, offset));
+}
+
 }  // namespace
 
 const Snapshot* FindSnapshot(const std::vector<Snapshot>& snapshots, const SnapshotChoice& choice) {
@@ -77,11 +106,7 @@ Task<absl::StatusOr<SnapshotTable>> ReadSnapshotTable(File& file, const Header& 
   uint32_t i = 0;
   while (i < header.snapshot_count) {
     // A record has at most 40 + 1024 + 2 * 65535 bytes; its fixed part and extra data come first.
-    if (at >= file.size()) {
-      co_return absl::DataLossError(
-          absl::StrFormat("%s: record %d of the snapshot table, at offset %d, is past the end",
-                          file.name(), i, at));
-    }
+    if (at >= file.size()) co_return PastTheEnd(file, i, at);
     const iovec part = ToIoVec(std::span<uint8_t>(window));
     CO_RETURN_IF_ERROR(co_await file.Read(at, IoVecs(&part, 1)));
     const std::span<const uint8_t> bytes(window);
@@ -100,24 +125,8 @@ Task<absl::StatusOr<SnapshotTable>> ReadSnapshotTable(File& file, const Header& 
       const uint64_t strings = extra + raw.extra_data_bytes;
       const uint64_t end = strings + raw.id_length + raw.name_length;
       if (end > bytes.size()) break;
-      Snapshot snapshot = {.l1_offset = raw.l1_table_offset,
-                           .l1_entries = raw.l1_size,
-                           .date_seconds = raw.date_seconds,
-                           .date_nanoseconds = raw.date_nanoseconds,
-                           .guest_clock_ns = raw.guest_clock_ns,
-                           .vm_state_bytes = raw.vm_state_bytes,
-                           .disk_bytes = header.size_bytes};
-      if (raw.extra_data_bytes >= 8) snapshot.vm_state_bytes = Load64(bytes, extra);
-      if (raw.extra_data_bytes >= 16) snapshot.disk_bytes = Load64(bytes, extra + 8);
-      if (raw.extra_data_bytes >= 24) snapshot.instructions = Load64(bytes, extra + 16);
-      if (raw.extra_data_bytes > kSnapshotExtraBytes) {
-        snapshot.unknown_extra.assign(bytes.begin() + extra + kSnapshotExtraBytes,
-                                      bytes.begin() + strings);
-      }
-      const char* const text = reinterpret_cast<const char*>(bytes.data());
-      snapshot.id.assign(text + strings, raw.id_length);
-      snapshot.name.assign(text + strings + raw.id_length, raw.name_length);
-      table.snapshots.push_back(std::move(snapshot));
+      table.snapshots.push_back(Decode(raw, bytes.subspan(extra, raw.extra_data_bytes),
+                                       bytes.subspan(strings, end - strings), header.size_bytes));
       next = AlignUp<uint64_t>(end, 8);
       ++i;
       if (next >= bytes.size()) break;
@@ -136,6 +145,45 @@ Task<absl::StatusOr<SnapshotTable>> ReadSnapshotTable(File& file, const Header& 
     }
   }
   table.bytes = at - header.snapshots_offset;
+  co_return table;
+}
+
+Task<absl::StatusOr<SnapshotTable>> ReadDamagedSnapshotTable(File& file, const Header& header,
+                                                             SnapshotTableDamage& damage) {
+  SnapshotTable table;
+  const uint32_t count = std::min(header.snapshot_count, kMaxSnapshots);
+  damage = {.long_extra_data = {}, .too_many = header.snapshot_count - count};
+  std::vector<uint8_t> extra;
+  std::vector<uint8_t> strings;
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint64_t at = header.snapshots_offset + table.bytes;
+    if (at >= file.size() && i == 0) co_return PastTheEnd(file, i, at);
+    if (at >= file.size()) {
+      damage.past_end = count - i;
+      break;
+    }
+    RawSnapshot raw;
+    const iovec fixed = {.iov_base = &raw, .iov_len = sizeof(raw)};
+    CO_RETURN_IF_ERROR(co_await file.Read(at, IoVecs(&fixed, 1)));
+    const uint32_t extra_bytes = raw.extra_data_bytes;
+    extra.resize(std::min(extra_bytes, kMaxSnapshotExtraBytes));
+    strings.resize(size_t{raw.id_length} + raw.name_length);
+    const uint64_t length = sizeof(raw) + uint64_t{extra_bytes} + strings.size();
+    if (table.bytes + length > kMaxSnapshotTableBytes) {
+      damage.too_long = count - i;
+      break;
+    }
+    if (extra_bytes > kMaxSnapshotExtraBytes) {
+      damage.long_extra_data.push_back({.record = i, .bytes = extra_bytes});
+    }
+    const iovec extra_part = ToIoVec(std::span(extra));
+    CO_RETURN_IF_ERROR(co_await file.Read(at + sizeof(raw), IoVecs(&extra_part, 1)));
+    const iovec strings_part = ToIoVec(std::span(strings));
+    CO_RETURN_IF_ERROR(
+        co_await file.Read(at + sizeof(raw) + extra_bytes, IoVecs(&strings_part, 1)));
+    table.snapshots.push_back(Decode(raw, extra, strings, header.size_bytes));
+    table.bytes += AlignUp<uint64_t>(length, 8);
+  }
   co_return table;
 }
 

@@ -26,6 +26,7 @@ struct Snapshot {
   uint64_t vm_state_bytes = 0;
   uint64_t disk_bytes = 0;               // The image's own where the record does not say.
   uint64_t instructions = ~uint64_t{0};  // All ones = not recorded.
+  uint32_t extra_data_bytes = 0;         // In the file.
   std::vector<uint8_t> unknown_extra;    // Extra data behind what we know: kept.
 };
 
@@ -36,6 +37,25 @@ struct SnapshotTable {
 
 // DATA_LOSS for a table that is damaged or lies past the end of the file.
 Task<absl::StatusOr<SnapshotTable>> ReadSnapshotTable(File& file, const Header& header);
+
+// What of a table is beyond the limits of the format, or of its file.
+struct SnapshotTableDamage {
+  struct LongExtraData {
+    uint32_t record;
+    uint32_t bytes;
+  };
+  std::vector<LongExtraData> long_extra_data;  // Records that have more than 1024 bytes of it.
+  // Records behind the most that an image can have; of the others, those behind 64 MiB, and those
+  // behind the end of the file.
+  uint32_t too_many = 0;
+  uint32_t too_long = 0;
+  uint32_t past_end = 0;
+};
+
+// The table without what is beyond those limits, for a check. DATA_LOSS if all of it lies past the
+// end of the file.
+Task<absl::StatusOr<SnapshotTable>> ReadDamagedSnapshotTable(File& file, const Header& header,
+                                                             SnapshotTableDamage& damage);
 
 // The bytes of a table; records come out complete, also where the file's were not.
 // RESOURCE_EXHAUSTED beyond the limits of the format, INVALID_ARGUMENT for a name that is too long.
