@@ -96,6 +96,40 @@ class Check(Agreement):
             for flags in ("", "-r leaks", "-r all", "--output=json"):
                 self.agree(f"check {flags} d.qcow2")
 
+    def test_damaged_snapshots(self):
+        self.img("create", "-q", "-f", "qcow2", "d.qcow2", "8M")
+        for name in ("a", "b", "c"):
+            self.img("snapshot", "-c", name, "d.qcow2")
+        with open(os.path.join(self.start, "d.qcow2"), "rb") as file:
+            sound = file.read()
+        sound += bytes(-len(sound) % 65536)  # The last record ends the file otherwise.
+        # The table's records have 40 bytes, then 24 of extra data, id and name of a byte each, and padding.
+        table, record = int.from_bytes(sound[64:72], "big"), 72
+
+        def records(*extra_bytes):
+            """The table, with so much extra data in its records."""
+            made = b""
+            for i, size in enumerate(extra_bytes):
+                old = sound[table + i * record:table + (i + 1) * record]
+                made += old[:36] + size.to_bytes(4, "big") + old[40:40 + min(size, 24)] + bytes(max(size - 24, 0)) + old[64:66]
+                made += bytes(-len(made) % 8)
+            return made + bytes(256)
+
+        self.assertEqual(records(24, 24, 24)[:3 * record], sound[table:table + 3 * record])
+        for kind, offset, data, flags in (
+                ("sound", table, records(24, 1000, 24), ("", "-r all")),
+                ("incomplete records", table, records(24, 8, 0), ("", "-r leaks", "-r all", "-r all --output=json", "--output=json")),
+                ("too much extra data", table, records(24, 1124, 24), ("-r all", "-r all --output=json")),
+                ("an L1 table nowhere", table + record, (0x12345).to_bytes(8, "big"), ("", "-r leaks", "-r all")),
+                ("an L1 table too long", table + record + 8, (0x7fffffff).to_bytes(4, "big"), ("", "-r leaks", "-r all")),
+                ("more snapshots than there are", 60, (5).to_bytes(4, "big"), ("", "-r all"))):
+            with open(os.path.join(self.start, "d.qcow2"), "wb") as file:
+                file.write(sound)
+            self.poke("d.qcow2", offset, data)
+            for flag in flags:
+                with self.subTest(kind=kind):
+                    self.agree(f"check {flag} d.qcow2")
+
     def test_refusals(self):
         self.chain()
         self.agree_on_all(["check", "check a b", "check nosuch", "check -f foo b.qcow2", "check -r foo b.qcow2", "check -T foo b.qcow2",
