@@ -361,14 +361,17 @@ Task<absl::StatusOr<uint64_t>> OfflineRefcounts::MakeRoom(uint64_t clusters) {
   const absl::Status full = absl::ResourceExhaustedError(
       absl::StrFormat("%s: no room for %d more clusters", file_.name(), clusters));
   CO_ASSIGN_OR_RETURN(const uint64_t counted_end, co_await EndCluster());
-  // Behind all that is there, counted or not: [new blocks] [new table] [room].
-  const uint64_t first = std::max(counted_end, layout_.clusters_for(file_.size()));
-  if (!file_.traits().growable) co_return full;
+  // Behind all that is there, counted or not: [new blocks] [new table] [room]. A device is longer
+  // than what it holds: behind what is counted.
+  const bool growable = file_.traits().growable;
+  const uint64_t first =
+      growable ? std::max(counted_end, layout_.clusters_for(file_.size())) : counted_end;
+  const uint64_t limit = layout_.cluster_index(growable ? kMaxHostOffset : file_.size());
   std::vector<uint64_t> regions;
   uint64_t table_clusters = 0;
   while (true) {
     const uint64_t end = first + regions.size() + table_clusters + clusters;
-    if (end > layout_.cluster_index(kMaxHostOffset)) co_return full;
+    if (end > limit) co_return full;
     std::vector<uint64_t> missing;
     for (uint64_t region = region_of(first); region <= region_of(end - 1); ++region) {
       if (region >= table_.size() || table_[region] == 0) missing.push_back(region);

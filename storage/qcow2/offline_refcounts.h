@@ -58,11 +58,12 @@ class OfflineRefcounts {
   std::optional<uint64_t> Peek(uint64_t cluster) const;
 
   // `clusters` neighbouring free clusters, now counted once; answers their host offset. Takes the
-  // first gap that is large enough, or grows the file. A new refcount block or table is durable
-  // before it is linked.
+  // first gap that is large enough, or room at the end (AllocateAtEnd). A new refcount block or
+  // table is durable before it is linked.
   Task<absl::StatusOr<uint64_t>> Allocate(uint64_t clusters);
 
-  // The same behind the end of the file and of all that is counted.
+  // The same behind the end of the file and of all that is counted; on a device behind the latter,
+  // where anything may stand.
   Task<absl::StatusOr<uint64_t>> AllocateAtEnd(uint64_t clusters);
 
   // Writes what has changed; no flush.

@@ -131,7 +131,7 @@ class Preallocator {
       }
       CO_RETURN_IF_ERROR(co_await data_->Sync());
     } else if (wanted > 0) {
-      // Behind the end of the file, where nothing has ever been: it reads as zeros.
+      // Behind the end of a file nothing has ever been: it reads as zeros.
       CO_ASSIGN_OR_RETURN(const uint64_t data, co_await image_.counts().AllocateAtEnd(wanted));
       CO_RETURN_IF_ERROR(co_await PrepareSpace(image_.file(), data, wanted << layout.cluster_bits));
       uint64_t next = data;
@@ -174,6 +174,10 @@ class Preallocator {
       // It may have been longer than its disk, and holes in it have no space yet.
       const bool may_unmap = mode_ == Preallocation::kMetadata;
       CO_RETURN_IF_ERROR(co_await file.WriteZeroes(offset, end - offset, may_unmap));
+    }
+    if (data_ == nullptr && mode_ != Preallocation::kFull && !file.traits().growable) {
+      const bool may_unmap = mode_ == Preallocation::kMetadata;
+      CO_RETURN_IF_ERROR(co_await file.WriteZeroes(offset, length, may_unmap));
     }
     if (mode_ != Preallocation::kFull) co_return absl::OkStatus();
     std::vector<iovec> zeros;
@@ -260,10 +264,6 @@ Task<absl::Status> PreallocateRange(EventLoop& loop, File& file, File* data, uin
   if ((*image)->header().encryption.has_value()) {
     co_return absl::UnimplementedError(absl::StrFormat(
         "%s: space that is only set aside would not decrypt to zeros", file.name()));
-  }
-  if (data == nullptr && !file.traits().growable) {
-    co_return absl::UnimplementedError(
-        absl::StrFormat("%s: preallocating on a block device is not supported", file.name()));
   }
   Preallocator preallocator(**image, data, mode);
   const absl::Status status = co_await preallocator.Run(begin, end);

@@ -100,6 +100,44 @@ TEST(PreallocateTest, GivesEveryClusterAPlace) {
   }
 }
 
+// Makes the image's file a device of `bytes`, with something else's bytes behind the image.
+void PutOnDevice(Qcow2Disk& disk, uint64_t bytes) {
+  disk.medium().bytes.resize(bytes, 0x5a);
+  disk.medium().traits.growable = false;
+  disk.medium().traits.zero_filled = false;
+}
+
+TEST(PreallocateTest, OnADeviceTheNewPlacesReadAsZeros) {
+  for (const auto mode : {Preallocation::kMetadata, Preallocation::kFalloc, Preallocation::kFull}) {
+    Qcow2Disk disk(CreateOptions{.size_bytes = kDisk, .cluster_bits = 9});
+    WriteAt(disk, 1 << 20, 4096, 1);
+    const std::vector<uint8_t> before = Content(disk);
+    PutOnDevice(disk, 2 * kDisk);
+    const absl::Status made = Preallocate(disk, 512, kDisk, mode);
+    ASSERT_TRUE(made.ok()) << made;
+    const absl::StatusOr<CheckResult> result = disk.Check();
+    ASSERT_TRUE(result.ok());
+    EXPECT_TRUE(result->clean());
+    EXPECT_EQ(result->allocated_clusters, kDisk / 512 - 1);
+    EXPECT_EQ(Content(disk), before);
+    EXPECT_EQ(disk.medium().bytes.size(), 2 * kDisk);
+    WriteAt(disk, 512, kDisk - 512, 2);
+    EXPECT_TRUE(IsClean(disk));
+  }
+}
+
+TEST(PreallocateTest, ADeviceThatIsTooSmallIsFull) {
+  Qcow2Disk disk(CreateOptions{.size_bytes = kDisk, .cluster_bits = 9});
+  WriteAt(disk, 1 << 20, 4096, 1);
+  const std::vector<uint8_t> before = Content(disk);
+  PutOnDevice(disk, kDisk / 2);
+  EXPECT_TRUE(absl::IsResourceExhausted(Preallocate(disk, 512, kDisk, Preallocation::kMetadata)));
+  EXPECT_EQ(Content(disk), before);
+  const absl::StatusOr<CheckResult> result = disk.Check();
+  ASSERT_TRUE(result.ok());
+  EXPECT_EQ(result->corruptions, 0u);
+}
+
 TEST(PreallocateTest, CopiesTablesThatASnapshotShares) {
   Qcow2Disk disk(CreateOptions{.size_bytes = kDisk, .cluster_bits = 12});
   WriteAt(disk, 0, 8192, 1);

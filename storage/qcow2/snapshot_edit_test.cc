@@ -71,6 +71,19 @@ std::vector<uint8_t> Content(Qcow2Disk& disk) {
   return *std::move(bytes);
 }
 
+// Refcount blocks that the table names.
+uint64_t BlocksOf(Qcow2Disk& disk) {
+  const absl::StatusOr<Header> header = disk.ReadTheHeader();
+  VIREO_CHECK(header.ok(), header.status().ToString());
+  const uint64_t entries =
+      (uint64_t{header->refcount_table_clusters} << header->layout.cluster_bits) / sizeof(Be64);
+  uint64_t blocks = 0;
+  for (uint64_t i = 0; i < entries; ++i) {
+    if (disk.Load64(header->refcount_table_offset + i * sizeof(Be64)) != 0) ++blocks;
+  }
+  return blocks;
+}
+
 // What the disk would hold after going back to `id`.
 std::vector<uint8_t> ContentOf(Qcow2Disk& disk, const std::string& id) {
   Qcow2Disk copy(disk.TakeBytes());
@@ -261,6 +274,35 @@ TEST(SnapshotEditTest, GrowsTheRefcountStructures) {
     ASSERT_TRUE(IsClean(disk)) << i;
   }
   EXPECT_EQ(ContentOf(disk, "3"), Content(disk));
+}
+
+TEST(SnapshotEditTest, GrowsTheRefcountStructuresOfADevice) {
+  Qcow2Disk disk(CreateOptions{.size_bytes = kDisk, .cluster_bits = 9});
+  WriteAt(disk, {{0, 120 << 10}}, 1);
+  const std::vector<uint8_t> first = Content(disk);
+  disk.medium().bytes.resize(3 << 20, 0x5a);
+  disk.medium().traits.growable = false;
+  disk.medium().traits.zero_filled = false;
+  const uint64_t blocks = BlocksOf(disk);
+  for (int i = 0; i < 20; ++i) {
+    const absl::StatusOr<std::string> made = Make(disk, absl::StrCat("name ", i));
+    ASSERT_TRUE(made.ok()) << made.status();
+    ASSERT_TRUE(IsClean(disk)) << i;
+    WriteAt(disk, {{0, 4096}}, static_cast<uint8_t>(2 + i));
+  }
+  EXPECT_EQ(ContentOf(disk, "1"), first);
+  // Until it is full, which changes nothing.
+  absl::Status status;
+  for (int i = 0; i < 1000 && status.ok(); ++i) {
+    status = Make(disk, std::string(40000, 'n')).status();
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_GT(BlocksOf(disk), blocks);
+  EXPECT_EQ(disk.medium().bytes.size(), uint64_t{3} << 20);
+  const absl::StatusOr<CheckResult> result = disk.Check();
+  ASSERT_TRUE(result.ok());
+  EXPECT_EQ(result->corruptions, 0u);
+  EXPECT_EQ(ContentOf(disk, "1"), first);
 }
 
 TEST(SnapshotEditTest, DamageIsRefused) {
