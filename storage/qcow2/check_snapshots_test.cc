@@ -207,7 +207,7 @@ TEST_F(CheckSnapshotsTest, ExtraDataBeyondTheLimitIsCutOff) {
                                "(1200 > 1024)"));
   EXPECT_TRUE(Check().clean());
   ExpectContent(disk_, {"1", "2", "3"});
-  const std::vector<uint8_t>& kept = List(disk_)[1].unknown_extra;
+  const std::vector<uint8_t> kept = List(disk_)[1].unknown_extra;
   ASSERT_EQ(kept.size(), 1000u);
   EXPECT_EQ(kept[999], static_cast<uint8_t>(1023));
 }
