@@ -5,7 +5,9 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_format.h"
 #include "base/endian.h"
+#include "base/log.h"
 #include "base/status.h"
 #include "storage/qcow2/check_flags.h"
 #include "storage/qcow2/check_rebuild.h"
@@ -15,6 +17,7 @@
 #include "storage/qcow2/check_state.h"
 #include "storage/qcow2/format.h"
 #include "storage/qcow2/header_reader.h"
+#include "storage/qcow2/snapshots.h"
 
 namespace vireo::qcow2 {
 namespace {
@@ -126,6 +129,22 @@ Task<absl::StatusOr<CheckResult>> CheckImage(File& file, Repair repair, CheckRep
   state.result.stopped = co_await checker.Run();
   if (!state.result.stopped.ok() && state.result.check_errors == 0) ++state.result.check_errors;
   co_return state.result;
+}
+
+Task<absl::StatusOr<Header>> RepairIfDirty(File& file, Header header) {
+  if (!header.dirty()) co_return header;
+  LogWarning("%s: was not closed cleanly; repairing its refcounts", file.name());
+  const absl::StatusOr<SnapshotTable> snapshots = co_await ReadSnapshotTable(file, header);
+  CO_RETURN_IF_ERROR(snapshots.status());
+  const absl::StatusOr<CheckResult> checked = co_await CheckImage(file, Repair::kAll);
+  CO_RETURN_IF_ERROR(checked.status());
+  CO_RETURN_IF_ERROR(checked->stopped);
+  if (checked->corruptions > 0 || checked->check_errors > 0) {
+    co_return absl::DataLossError(absl::StrFormat(
+        "%s: was not closed cleanly, and its refcounts could not be repaired", file.name()));
+  }
+  absl::StatusOr<Header> repaired = co_await ReadHeader(file, Access::kReadWrite);
+  co_return repaired;
 }
 
 }  // namespace vireo::qcow2

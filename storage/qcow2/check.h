@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "base/async/task.h"
 #include "storage/file.h"
+#include "storage/qcow2/header.h"
 
 namespace vireo::qcow2 {
 
@@ -49,6 +50,11 @@ using CheckReport = absl::AnyInvocable<void(const std::string&)>;
 // and `report`, which may be null, outlive the task.
 Task<absl::StatusOr<CheckResult>> CheckImage(File& file, Repair repair,
                                              CheckReport* report = nullptr);
+
+// For whoever is about to write: repairs an image that was not closed cleanly, and answers its
+// header as it is then. DATA_LOSS if it cannot be repaired, or not without giving up snapshots,
+// which is done on request alone.
+Task<absl::StatusOr<Header>> RepairIfDirty(File& file, Header header);
 
 }  // namespace vireo::qcow2
 

@@ -263,9 +263,35 @@ TEST_F(CheckSnapshotsTest, SnapshotsPastTheEndAreTakenOut) {
   EXPECT_FALSE(result.stopped.ok());
   EXPECT_THAT(lines_, ElementsAre(HasSubstr("The file ends before its last 2 entries"),
                                   HasSubstr("force-remove all 2 overhanging snapshots")));
+  EXPECT_FALSE(disk_.Open().ok());
   result = Check(Repair::kAll);
   EXPECT_TRUE(result.stopped.ok()) << result.stopped;
   EXPECT_EQ(result.corruptions_fixed, 2u);
+  EXPECT_TRUE(Check().clean());
+  ExpectContent(disk_, {"1", "2", "3"});
+}
+
+// The repair that opening starts by itself gives up nothing.
+TEST_F(CheckSnapshotsTest, OpeningADirtyImageCutsNoTable) {
+  const auto make_dirty = [this] {
+    disk_.Store64(kFeatureFieldsOffset, disk_.Load64(kFeatureFieldsOffset) | kIncompatibleDirty);
+  };
+  for (size_t i = 24; i < 1200; ++i) records_[1].extra.push_back(static_cast<uint8_t>(i));
+  PutTable();
+  make_dirty();
+  const std::vector<uint8_t> before = disk_.TakeBytes();
+  EXPECT_TRUE(absl::IsDataLoss(disk_.Open()));
+  MemoryFile file(disk_.loop(), disk_.medium());
+  EXPECT_TRUE(absl::IsDataLoss(
+      disk_.loop().RunTask(CreateSnapshot(disk_.loop(), file, {.name = "n"})).status()));
+  EXPECT_EQ(disk_.TakeBytes(), before);
+
+  // What is only incomplete loses nothing.
+  records_[1].extra.resize(8);
+  PutTable();
+  make_dirty();
+  ASSERT_TRUE(disk_.Open().ok());
+  ASSERT_TRUE(disk_.Close().ok());
   EXPECT_TRUE(Check().clean());
   ExpectContent(disk_, {"1", "2", "3"});
 }

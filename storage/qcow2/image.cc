@@ -8,7 +8,6 @@
 #include "base/status.h"
 #include "storage/qcow2/check.h"
 #include "storage/qcow2/format.h"
-#include "storage/qcow2/header_reader.h"
 #include "storage/qcow2/snapshots.h"
 
 namespace vireo::qcow2 {
@@ -74,16 +73,8 @@ Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> Image::Open(EventLoop& loop,
     co_return absl::InvalidArgumentError(
         absl::StrFormat("%s: 'data-file' is required for this image", file.name()));
   }
-  if (!options.read_only && header.dirty()) {
-    LogWarning("%s: was not closed cleanly; repairing its refcounts", file.name());
-    const absl::StatusOr<CheckResult> checked = co_await CheckImage(file, Repair::kAll);
-    CO_RETURN_IF_ERROR(checked.status());
-    CO_RETURN_IF_ERROR(checked->stopped);
-    if (checked->corruptions > 0 || checked->check_errors > 0) {
-      co_return absl::DataLossError(absl::StrFormat(
-          "%s: was not closed cleanly, and its refcounts could not be repaired", file.name()));
-    }
-    CO_ASSIGN_OR_RETURN(header, co_await ReadHeader(file, Access::kReadWrite));
+  if (!options.read_only) {
+    CO_ASSIGN_OR_RETURN(header, co_await RepairIfDirty(file, std::move(header)));
   }
   std::unique_ptr<Image> image(new Image(loop, std::move(header), std::move(parts), options));
   CO_RETURN_IF_ERROR(co_await image->Load());

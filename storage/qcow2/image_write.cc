@@ -252,7 +252,7 @@ Task<absl::StatusOr<bool>> Image::FillClusters(HostRun run, const MetadataCache:
     parts.push_back(ToIoVec(tail_bytes.bytes()));
   }
   // What is linked before it is durable must not change what a guest reads that never flushed: only
-  // a fresh cluster over zeros reads the same with and without its data (qcow2.md 14.1, rule B).
+  // a fresh cluster over zeros reads the same with and without its data.
   bool harmless = run.fresh && zero_head && zero_tail;
   if (harmless) {
     CO_ASSIGN_OR_RETURN(harmless, co_await EntriesReadAsZeros(slice, guest_offset, end));

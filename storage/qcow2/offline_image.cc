@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_format.h"
 #include "base/align.h"
-#include "base/log.h"
 #include "base/status.h"
 #include "storage/qcow2/bitmap_directory.h"
 #include "storage/qcow2/check.h"
@@ -24,17 +23,7 @@ constexpr uint64_t kKnownAutoclear = kAutoclearBitmaps | kAutoclearRawDataFile;
 Task<absl::StatusOr<std::unique_ptr<OfflineImage>>> OfflineImage::Open(EventLoop& loop,
                                                                        File& file) {
   CO_ASSIGN_OR_RETURN(Header header, co_await ReadHeader(file, Access::kReadWrite));
-  if (header.dirty()) {
-    LogWarning("%s: was not closed cleanly; repairing its refcounts", file.name());
-    const absl::StatusOr<CheckResult> checked = co_await CheckImage(file, Repair::kAll);
-    CO_RETURN_IF_ERROR(checked.status());
-    CO_RETURN_IF_ERROR(checked->stopped);
-    if (checked->corruptions > 0 || checked->check_errors > 0) {
-      co_return absl::DataLossError(absl::StrFormat(
-          "%s: was not closed cleanly, and its refcounts could not be repaired", file.name()));
-    }
-    CO_ASSIGN_OR_RETURN(header, co_await ReadHeader(file, Access::kReadWrite));
-  }
+  CO_ASSIGN_OR_RETURN(header, co_await RepairIfDirty(file, std::move(header)));
   std::unique_ptr<OfflineImage> image(new OfflineImage(loop, file, std::move(header)));
   CO_RETURN_IF_ERROR(co_await image->Load());
   co_return image;

@@ -1,5 +1,5 @@
 // Images whose counts or entries would have metadata written over: the request fails, what is there
-// stays as it is, and the image says that it is corrupt (qcow2.md §13, §16).
+// stays as it is, and the image says that it is corrupt.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

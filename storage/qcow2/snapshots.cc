@@ -106,13 +106,13 @@ Task<absl::StatusOr<SnapshotTable>> ReadSnapshotTable(File& file, const Header& 
   uint32_t i = 0;
   while (i < header.snapshot_count) {
     // A record has at most 40 + 1024 + 2 * 65535 bytes; its fixed part and extra data come first.
-    if (at >= file.size()) co_return PastTheEnd(file, i, at);
     const iovec part = ToIoVec(std::span<uint8_t>(window));
     CO_RETURN_IF_ERROR(co_await file.Read(at, IoVecs(&part, 1)));
     const std::span<const uint8_t> bytes(window);
     uint64_t next = 0;
     // As many records as lie whole in the window.
     while (i < header.snapshot_count) {
+      if (at + next >= file.size()) co_return PastTheEnd(file, i, at + next);
       RawSnapshot raw;
       if (next + sizeof(raw) > bytes.size()) break;
       std::memcpy(&raw, bytes.data() + next, sizeof(raw));
