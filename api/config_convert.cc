@@ -135,6 +135,10 @@ absl::StatusOr<NicConfig> NicFromProto(const v1::Nic& message, const std::string
     ASSIGN_OR_RETURN(nic.slot, Narrowed<uint8_t>(message.slot(), field + ".slot"));
   }
   nic.legacy = message.legacy();
+  if (message.has_boot_index()) {
+    ASSIGN_OR_RETURN(nic.boot_index,
+                     Narrowed<uint16_t>(message.boot_index(), field + ".boot_index"));
+  }
   return nic;
 }
 
@@ -302,6 +306,7 @@ v1::VmConfig ConfigToProto(const VmConfig& config) {
     to.set_loop(Utf8(nic.loop));
     if (nic.slot) to.set_slot(*nic.slot);
     to.set_legacy(nic.legacy);
+    if (nic.boot_index) to.set_boot_index(*nic.boot_index);
   }
   v1::Console& console = *message.mutable_console();
   console.set_mode(ToProto(kConsoleModes, config.console.mode, v1::Console::MODE_UNSPECIFIED));

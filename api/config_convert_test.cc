@@ -81,6 +81,7 @@ constexpr char kFull[] = R"pb(
     loop: "b"
     slot: 8
     legacy: true
+    boot_index: 4
   }
   nics { fd: 9 }
   console { mode: FILE path: "/var/log/web1" history_bytes: 4096 }
@@ -158,6 +159,8 @@ TEST(ConfigConvert, ConfigReachesEveryField) {
   ASSERT_EQ(config->nics.size(), 2u);
   EXPECT_EQ(FormatMac(*config->nics[0].mac), "02:00:00:00:00:01");
   EXPECT_EQ(config->nics[0].mtu, 9000);
+  EXPECT_EQ(config->nics[0].boot_index, 4);
+  EXPECT_EQ(config->nics[1].boot_index, std::nullopt);
   EXPECT_FALSE(config->nics[0].link_up);
   EXPECT_TRUE(config->nics[0].legacy);
   EXPECT_FALSE(config->nics[1].legacy);
@@ -229,6 +232,7 @@ INSTANTIATE_TEST_SUITE_P(
          {"BootIndex", "disks { boot_index: 65536 }", "disks[0].boot_index: 65536 is too big"},
          {"FineMenu", "boot { menu { nanos: 1 } }", "boot.menu: 0 s and 1 ns"},
          {"NegativeRetry", "boot { retry { seconds: -1 } }", "boot.retry: -1 s"},
+         {"NicBootIndex", "nics { boot_index: 65536 }", "nics[0].boot_index: 65536 is too big"},
          {"NicSlot", "nics { slot: 999 }", "nics[0].slot: 999 is too big"},
          {"Mtu", "nics { mtu: 65536 }", "nics[0].mtu: 65536 is too big; at most 65535"},
          {"Mac", "nics {} nics { mac: \"02:00\" }", "nics[1].mac: \"02:00\" is not six bytes"},

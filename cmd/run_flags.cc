@@ -97,6 +97,8 @@ The machine (values may carry K, M, G, T; a comma within a value is written twic
       link=on|off          default on
       id=NAME, slot=N, loop=NAME, legacy=on|off
                            as for disks; default nic0, nic1, ...
+      bootindex=N          as a disk's: firmware boots from the network (default: it does not). A
+                           BIOS does so with iPXE, of Debian's package ipxe-qemu
   --console stdio|buffer|none|file:PATH
                          where the serial port goes besides the API (default buffer).
                          stdio: this terminal; Ctrl-] is an ACPI shutdown, a second one stops
@@ -329,7 +331,7 @@ absl::StatusOr<CdromConfig> ParseCdrom(const std::string& text) {
 absl::StatusOr<NicConfig> ParseNet(const std::string& text) {
   ASSIGN_OR_RETURN(const Values values,
                    ParseKeyValues(text, {"tap", "bridge", "fd", "mac", "mtu", "link", "id", "slot",
-                                         "loop", "legacy"}));
+                                         "loop", "legacy", "bootindex"}));
   NicConfig nic;
   Take(values, "tap", &nic.tap);
   Take(values, "bridge", &nic.bridge);
@@ -342,6 +344,7 @@ absl::StatusOr<NicConfig> ParseNet(const std::string& text) {
   RETURN_IF_ERROR(TakeSwitch(values, "link", &nic.link_up));
   RETURN_IF_ERROR(TakeSwitch(values, "legacy", &nic.legacy));
   RETURN_IF_ERROR(TakeNumber<uint8_t>(values, "slot", UINT8_MAX, &nic.slot));
+  RETURN_IF_ERROR(TakeNumber<uint16_t>(values, "bootindex", UINT16_MAX, &nic.boot_index));
   if (nic.tap.empty() && !nic.fd.has_value()) {
     return absl::InvalidArgumentError("neither tap= nor fd= is given");
   }

@@ -52,7 +52,7 @@ TEST(VireoArgs, FirmwareAndWhatItIsTold) {
       ParseVireoArgs({"run", "--firmware", "bios", "--firmware-vars", "v.fd", "--boot",
                       "menu=1500ms,retry=off", "--firmware-log", "f.log", "--smbios",
                       "vendor=V,,Inc,product=P,version=1,serial=S,asset-tag=A", "--disk",
-                      "path=a,format=raw,bootindex=2"});
+                      "path=a,format=raw,bootindex=2", "--net", "tap=t,bootindex=7"});
   ASSERT_TRUE(command.ok()) << command.status();
   const VmConfig& config = std::get<RunOptions>(*command).config;
   EXPECT_EQ(config.boot.kernel, "");
@@ -66,6 +66,7 @@ TEST(VireoArgs, FirmwareAndWhatItIsTold) {
       (SmbiosConfig{
           .vendor = "V,Inc", .product = "P", .version = "1", .serial = "S", .asset_tag = "A"}));
   EXPECT_EQ(config.disks[0].boot_index, 2);
+  EXPECT_EQ(config.nics[0].boot_index, 7);
 }
 
 TEST(VireoArgs, DefaultsAreThoseOfVmConfig) {
@@ -316,6 +317,8 @@ INSTANTIATE_TEST_SUITE_P(
          "--disk: slot: \"256\" is not a number from 0 to 255"},
         {"BadBootIndex", RunWith({"--disk", "path=a,format=raw,bootindex=65536"}),
          "--disk: bootindex: \"65536\" is not a number from 0 to 65535"},
+        {"BadNicBootIndex", RunWith({"--net", "tap=a,bootindex=first"}),
+         "--net: bootindex: \"first\" is not a number from 0 to 65535"},
         {"BadMenu", RunWith({"--boot", "menu=soon"}),
          "--boot: menu: \"soon\" is not a time limit; use seconds, or 500ms, 90s, 2m"},
         {"BadRetry", RunWith({"--boot", "retry=9999h"}),

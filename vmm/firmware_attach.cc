@@ -59,16 +59,16 @@ std::array<uint8_t, 16> UuidBytes(const std::string& uuid) {
   return bytes;
 }
 
-// An image of the host's installation, not a path that somebody set.
-absl::StatusOr<UniqueFd> OpenInstalled(const std::string& path, std::string_view package) {
+}  // namespace
+
+absl::StatusOr<UniqueFd> MachineBuilder::OpenInstalled(const std::string& path,
+                                                       std::string_view package) {
   DirectOpener anywhere;
   absl::StatusOr<UniqueFd> fd = anywhere.Open(path, O_RDONLY);
   if (fd.ok()) return fd;
   return absl::FailedPreconditionError(
       absl::StrFormat("%s; the package %s has it", fd.status().message(), package));
 }
-
-}  // namespace
 
 absl::Status MachineBuilder::OpenFirmware() {
   const std::string& firmware = m_.config_.boot.firmware;
@@ -172,6 +172,14 @@ std::string MachineBuilder::BootOrder() const {
     choices.push_back(
         {cdrom->config.boot_index,
          absl::StrFormat("/pci@i0cf8/pci8086,2922@1f,2/drive@%x/disk@0", cdrom->port)});
+  }
+  for (const NicConfig& nic : m_.config_.nics) {
+    if (!nic.boot_index.has_value()) continue;
+    for (const Machine::PlacedFunction& function : m_.functions_) {
+      if (function.id != nic.id) continue;
+      choices.push_back({nic.boot_index, absl::StrFormat("/pci@i0cf8/ethernet@%x/ethernet-phy@0",
+                                                         function.address.slot)});
+    }
   }
   const bool chosen = std::any_of(choices.begin(), choices.end(),
                                   [](const Choice& choice) { return choice.index.has_value(); });

@@ -208,6 +208,7 @@ class Machine final : private VcpuThreads::Events {
   UniqueFd kernel_;
   UniqueFd initrd_;
   MappedRegion firmware_rom_;
+  std::vector<MappedRegion> boot_roms_;  // Of NICs that a BIOS boots from.
   std::optional<VariableStore> variables_;
   std::unique_ptr<FirmwareLog> firmware_log_;
   std::unique_ptr<DebugPort> debug_port_;

@@ -226,6 +226,7 @@ absl::Status MachineBuilder::AddFunction(NewFunction f) {
            // Systems that old may have no use for addresses beyond 4 GiB.
            .bar_kind = f.legacy ? pci::BarKind::kMemory32 : pci::BarKind::kMemory64Prefetchable,
            .transitional = f.legacy,
+           .rom = f.rom,
            .needs_reset = [&m = m_, id = f.id] { m.events_.OnDeviceNeedsReset(id); }}));
   m_.transports_.push_back(std::move(transport));
   virtio::PciTransport* const placed = m_.transports_.back().get();

@@ -39,10 +39,13 @@ class MachineBuilder {
     LoopThread* loop = nullptr;
     std::optional<uint8_t> slot;
     bool legacy = false;
+    std::span<uint8_t> rom = {};  // Outlives the function.
   };
 
   absl::Status OpenBootFiles();
   absl::Status OpenKernel();
+  // An image of the host's installation, not a path that somebody set.
+  static absl::StatusOr<UniqueFd> OpenInstalled(const std::string& path, std::string_view package);
   absl::Status OpenFirmware();
   absl::Status OpenVariables();
   absl::Status OpenFirmwareLog();
@@ -59,6 +62,8 @@ class MachineBuilder {
   // The group that is named, as the first disk of it made it; one of its own without a name.
   std::shared_ptr<ThrottleGroup> FindThrottle(const DiskThrottle& throttle);
   Task<absl::Status> AttachNic(size_t index);
+  // What a BIOS boots from the network with, on this NIC.
+  absl::StatusOr<MappedRegion> LoadNetworkBootRom(const NicConfig& config);
   absl::Status AttachRng();
   Task<absl::Status> AttachCdroms();
   // After all devices: firmware is told of them.

@@ -191,6 +191,11 @@ absl::Status ValidateBootOrder(const VmConfig& config) {
         check(config.cdroms[i].boot_index, absl::StrFormat("cdroms[%d].boot_index", i));
     if (!status.ok()) return status;
   }
+  for (size_t i = 0; i < config.nics.size(); ++i) {
+    const absl::Status status =
+        check(config.nics[i].boot_index, absl::StrFormat("nics[%d].boot_index", i));
+    if (!status.ok()) return status;
+  }
   return absl::OkStatus();
 }
 

@@ -158,6 +158,8 @@ struct NicConfig {
   std::string loop;
   std::optional<uint8_t> slot;
   bool legacy = false;  // As for disks.
+  // In one order with the disks'. None: it is not booted from.
+  std::optional<uint16_t> boot_index;
 
   bool operator==(const NicConfig&) const = default;
 };

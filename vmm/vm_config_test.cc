@@ -180,6 +180,15 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"BootIndexOfADriveWithoutFirmware",
                   [](VmConfig& c) { c.cdroms = {{.id = "cd", .boot_index = 1}}; },
                   "cdroms[0].boot_index"},
+        BadConfig{"NicAndDiskInOnePlace",
+                  [](VmConfig& c) {
+                    c.boot = {.firmware = "bios"};
+                    c.disks[0].boot_index = 1;
+                    c.nics[0].boot_index = 1;
+                  },
+                  "nics[0].boot_index: 1 is used twice"},
+        BadConfig{"BootIndexOfANicWithoutFirmware", [](VmConfig& c) { c.nics[0].boot_index = 1; },
+                  "nics[0].boot_index"},
         BadConfig{"SmallCache", [](VmConfig& c) { c.disks[0].cache_bytes = 1000; },
                   "disks[0].cache_bytes: 1000 bytes; use 1 MiB to 4 GiB"},
         BadConfig{"LargeCache", [](VmConfig& c) { c.disks[0].cache_bytes = (4ULL << 30) + 1; },

@@ -34,6 +34,8 @@ inline constexpr uint16_t kCapabilityPointer = 0x34;
 inline constexpr uint16_t kInterruptLine = 0x3c;
 inline constexpr uint16_t kInterruptPin = 0x3d;
 
+inline constexpr uint32_t kExpansionRomEnable = 1 << 0;
+
 inline constexpr uint16_t kCommandIo = 1 << 0;
 inline constexpr uint16_t kCommandMemory = 1 << 1;
 inline constexpr uint16_t kCommandBusMaster = 1 << 2;

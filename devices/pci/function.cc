@@ -14,6 +14,9 @@ namespace {
 constexpr std::string_view kStateType = "pci-function";
 constexpr uint32_t kStateVersion = 1;
 
+constexpr uint64_t kPageBytes = 4096;
+constexpr uint64_t kMaxRomBytes = uint64_t{16} << 20;
+
 bool Is64Bit(BarKind kind) {
   return kind == BarKind::kMemory64 || kind == BarKind::kMemory64Prefetchable;
 }
@@ -105,6 +108,32 @@ absl::Status Function::AddBar(Bar bar) {
   return absl::OkStatus();
 }
 
+absl::Status Function::AddExpansionRom(std::span<uint8_t> image) {
+  const MutexLock lock(mutex_);
+  const uint64_t size = image.size();
+  if (bars_[kRomIndex].present || !std::has_single_bit(size) || size < kPageBytes ||
+      size > kMaxRomBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: an expansion ROM of %#x bytes", name_, size));
+  }
+  RamWindow backing;
+  backing.host = image;
+  backing.read_only = true;
+  ASSIGN_OR_RETURN(const uint32_t window,
+                   address_space_.Add({.kind = Window::Kind::kMmio,
+                                       .size = size,
+                                       .trapped = nullptr,
+                                       .doorbells = {},
+                                       .ram = {backing},
+                                       .name = absl::StrFormat("%s ROM", name_)}));
+  bars_[kRomIndex] = {
+      .present = true, .kind = BarKind::kMemory32, .size = size, .window = window, .placed = {}};
+  config_.SetWritable(kExpansionRom, (~(size - 1) & 0xffffffff) | kExpansionRomEnable, 4);
+  command_writable_ |= kCommandMemory;
+  config_.SetWritable(kCommand, command_writable_, 2);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<uint8_t> Function::AddCapability(uint8_t id, std::span<const uint8_t> body,
                                                 std::span<const uint8_t> writable) {
   VIREO_CHECK(writable.empty() || writable.size() == body.size());
@@ -187,7 +216,10 @@ std::shared_ptr<Parking> Function::WriteConfig(uint16_t offset, std::span<const 
     const MutexLock lock(mutex_);
     config_.Write(offset, data);
     const bool command = Touches(offset, data.size(), kCommand, 2);
-    if (command || Touches(offset, data.size(), kBar0, 6 * 4)) UpdateDecoding();
+    if (command || Touches(offset, data.size(), kBar0, 6 * 4) ||
+        Touches(offset, data.size(), kExpansionRom, 4)) {
+      UpdateDecoding();
+    }
     if (command) UpdateIntx();
     if (msix_ != nullptr && Touches(offset, data.size(), msix_control_, 2)) {
       msix_->SetControl(config_.Get16(msix_control_));
@@ -207,8 +239,9 @@ std::optional<uint64_t> Function::WantedAddress(int index) const {
   if (!bar.present || detached_) return std::nullopt;
   const bool io = bar.kind == BarKind::kIo;
   if ((config_.Get16(kCommand) & (io ? kCommandIo : kCommandMemory)) == 0) return std::nullopt;
-  const uint16_t offset = static_cast<uint16_t>(kBar0 + 4 * index);
+  const uint16_t offset = RegisterOf(index);
   const uint64_t value = Is64Bit(bar.kind) ? config_.Get64(offset) : config_.Get32(offset);
+  if (index == kRomIndex && (value & kExpansionRomEnable) == 0) return std::nullopt;
   const uint64_t address = value & ~(bar.size - 1);
   // Zero is a BAR that nobody has assigned, all ones one that is being sized.
   if (address == 0) return std::nullopt;
@@ -222,7 +255,7 @@ std::optional<uint64_t> Function::WantedAddress(int index) const {
 
 void Function::UpdateDecoding() {
   // Out first, then in: two BARs of this function may change places.
-  for (int i = 0; i < 6; ++i) {
+  for (int i = 0; i <= kRomIndex; ++i) {
     BarState& bar = bars_[i];
     if (bar.placed.has_value() && bar.placed != WantedAddress(i)) {
       address_space_.Unplace(bar.window);
@@ -230,7 +263,7 @@ void Function::UpdateDecoding() {
     }
   }
   bool failed = false;
-  for (int i = 0; i < 6; ++i) {
+  for (int i = 0; i <= kRomIndex; ++i) {
     BarState& bar = bars_[i];
     const std::optional<uint64_t> wanted = WantedAddress(i);
     if (!wanted.has_value() || bar.placed == wanted) continue;
@@ -241,7 +274,10 @@ void Function::UpdateDecoding() {
     }
     // The guest's doing, and often a passing state: it may be about to move what is in the way.
     failed = true;
-    if (log_limit_.Allow()) LogDebug("%s BAR %d at %#x: %s", name_, i, *wanted, status.ToString());
+    if (log_limit_.Allow()) {
+      LogDebug("%s %s at %#x: %s", name_, i == kRomIndex ? "ROM" : absl::StrFormat("BAR %d", i),
+               *wanted, status.ToString());
+    }
   }
   placement_failed_.store(failed);
 }
@@ -255,7 +291,7 @@ void Function::RetryPlacement() {
 std::vector<Function::BarInfo> Function::bars() const {
   std::vector<BarInfo> bars;
   const MutexLock lock(mutex_);
-  for (int index = 0; index < static_cast<int>(bars_.size()); ++index) {
+  for (int index = 0; index < kRomIndex; ++index) {
     const BarState& bar = bars_[index];
     if (bar.present) bars.push_back({.index = index, .kind = bar.kind, .size = bar.size});
   }

@@ -88,8 +88,8 @@ class Function : public Lifecycle {
   // Any thread.
   std::optional<uint64_t> bar_address(int index) const;
 
-  // What there is to place, for whoever gives out addresses. In order of index; fixed once on a
-  // bus.
+  // What there is to place, for whoever gives out addresses, but for the expansion ROM. In order of
+  // index; fixed once on a bus.
   struct BarInfo {
     int index = 0;
     BarKind kind = BarKind::kMemory32;
@@ -114,6 +114,11 @@ class Function : public Lifecycle {
   // INVALID_ARGUMENT when the index is taken or the size impossible, or what AddressSpace::Add
   // answers.
   absl::Status AddBar(Bar bar);
+
+  // The expansion ROM (PCI 3.0 §6.2.5.2): `image`, which the guest reads where it places it, and
+  // which outlives the function. INVALID_ARGUMENT unless it is whole pages, a power of two of them,
+  // or when there is one; else what AddressSpace::Add answers.
+  absl::Status AddExpansionRom(std::span<uint8_t> image);
 
   // Appends a capability with `body` after its two header bytes; the guest may change the bits of
   // `writable` (as long as `body`, or empty for none). Returns its offset. RESOURCE_EXHAUSTED when
@@ -172,7 +177,12 @@ class Function : public Lifecycle {
     std::optional<uint64_t> placed;
   };
 
-  // Where the registers say the BAR shall answer; nothing when it shall not.
+  static constexpr int kRomIndex = 6;  // Among bars_, behind the BARs.
+
+  static uint16_t RegisterOf(int index) {
+    return static_cast<uint16_t>(index == kRomIndex ? kExpansionRom : kBar0 + 4 * index);
+  }
+  // Where the registers say the BAR, or the ROM, shall answer; nothing when it shall not.
   std::optional<uint64_t> WantedAddress(int index) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void UpdateDecoding() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void UpdateIntx() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -184,7 +194,7 @@ class Function : public Lifecycle {
   mutable Mutex mutex_;
   ConfigSpace config_ ABSL_GUARDED_BY(mutex_);
   uint16_t command_writable_ ABSL_GUARDED_BY(mutex_);
-  std::array<BarState, 6> bars_ ABSL_GUARDED_BY(mutex_);
+  std::array<BarState, kRomIndex + 1> bars_ ABSL_GUARDED_BY(mutex_);
   Msix* msix_ ABSL_GUARDED_BY(mutex_) = nullptr;
   uint16_t msix_control_ ABSL_GUARDED_BY(mutex_) = 0;  // Offset of Message Control.
   bool intx_requested_ ABSL_GUARDED_BY(mutex_) = false;

@@ -62,6 +62,7 @@ class TestFunction final : public Function {
   static constexpr uint8_t kVendorCapability = 0x4c;  // After MSI-X at 0x40.
 
   using Function::AddBar;
+  using Function::AddExpansionRom;
   using Function::SetBarDoorbells;
   using Function::SetIntx;
 
@@ -263,6 +264,40 @@ TEST_F(FunctionTest, ImpossibleBarsAreRefused) {
       function_.AddBar({.index = 1, .kind = BarKind::kIo, .window = {.size = 512, .name = {}}})
           .ok());
   EXPECT_TRUE(function_.AddBar({.index = 5, .window = {.size = 16, .name = {}}}).ok());
+}
+
+TEST_F(FunctionTest, TheExpansionRomAnswersWhereItIsEnabled) {
+  std::vector<uint8_t> image(64 << 10, 0x44);
+  ASSERT_TRUE(function_.AddExpansionRom(image).ok());
+  EXPECT_FALSE(function_.AddExpansionRom(image).ok()) << "there is one";
+  const uint32_t window = 4;  // Behind those of the three BARs.
+  Write(kExpansionRom, 0xfffff800, 4);
+  EXPECT_EQ(Read(kExpansionRom, 4), 0xffff0000) << "sizing";
+  Write(kExpansionRom, 0xe0000000, 4);
+  Write(0x04, kCommandMemory, 2);
+  EXPECT_FALSE(space_.base(window).has_value()) << "not enabled";
+  Write(kExpansionRom, 0xe0000001, 4);
+  EXPECT_THAT(space_.base(window), Optional(Eq(0xe0000000)));
+  Write(kExpansionRom, 0xd0000001, 4);
+  EXPECT_THAT(space_.base(window), Optional(Eq(0xd0000000)));
+  Write(0x04, 0, 2);
+  EXPECT_FALSE(space_.base(window).has_value()) << "no decoding";
+  Write(0x04, kCommandMemory, 2);
+  Write(kExpansionRom, 0xffffffff, 4);
+  EXPECT_FALSE(space_.base(window).has_value()) << "being sized";
+  EXPECT_EQ(Read(kExpansionRom, 4), 0xffff0001);
+  Write(kExpansionRom, 0xd0000001, 4);
+  EXPECT_EQ(function_.bars().size(), 3u) << "none of the BARs";
+  loop_->RunTask(function_.Reset());
+  EXPECT_FALSE(space_.base(window).has_value());
+  EXPECT_EQ(Read(kExpansionRom, 4), 0u);
+}
+
+TEST_F(FunctionTest, ImpossibleRomsAreRefused) {
+  for (const size_t bytes : {size_t{0}, size_t{2048}, size_t{12288}, size_t{32} << 20}) {
+    std::vector<uint8_t> image(bytes);
+    EXPECT_FALSE(function_.AddExpansionRom(image).ok()) << bytes;
+  }
 }
 
 TEST_F(FunctionTest, IntxFollowsTheRequestUnlessDisabled) {

@@ -132,6 +132,7 @@ absl::Status PciTransport::Construct(const Options& options) {
   RETURN_IF_ERROR(
       AddBar({.index = bar_index(), .kind = options.bar_kind, .window = std::move(window)}));
   RETURN_IF_ERROR(AddCapabilities(options.device.config().size()));
+  if (!options.rom.empty()) RETURN_IF_ERROR(AddExpansionRom(options.rom));
   FinishConstruction();
   return absl::OkStatus();
 }

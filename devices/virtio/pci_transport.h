@@ -68,6 +68,8 @@ class PciTransport final : public pci::Function, public BusDevice {
     pci::BarKind bar_kind = pci::BarKind::kMemory64Prefetchable;
     // Legacy drivers may have the device, too. Of net and block only.
     bool transitional = false;
+    // For the expansion ROM, as Function::AddExpansionRom() wants it; empty: there is none.
+    std::span<uint8_t> rom = {};
     // The driver broke a ring, and DEVICE_NEEDS_RESET was set. On the loop. May be empty.
     std::function<void()> needs_reset = {};
   };
