@@ -252,7 +252,9 @@ bool EventLoop::Turn(Block block, const bool* ended) {
   const bool sleep = block == Block::kYes && !(ended != nullptr && *ended) && wake_polled_ &&
                      ready_.empty() && !HasPosted() &&
                      !stop_requested_.load(std::memory_order_acquire);
-  ring_->Submit(sleep);
+  ring_->Submit(!sleep      ? Ring::Sleep::kNo
+                : busy_ > 0 ? Ring::Sleep::kForFiles
+                            : Ring::Sleep::kForEvents);
   const size_t completions = ReapCompletions();
   return ran || resumed || completions > 0 || !to_submit_.empty();
 }
@@ -283,7 +285,7 @@ void EventLoop::SubmitOperations() {
   while (!to_submit_.empty()) {
     Operation& operation = to_submit_.front();
     if (!operation.TrySubmit(*ring_)) {
-      ring_->Submit(false);
+      ring_->Submit(Ring::Sleep::kNo);
       // Still no room: completions must be collected first. The rest goes in the next turn.
       if (!operation.TrySubmit(*ring_)) return;
     }

@@ -22,12 +22,14 @@ namespace {
 static_assert(sizeof(Timespec) == sizeof(__kernel_timespec));
 
 // Not in every <linux/io_uring.h>.
-constexpr unsigned kRDisabled = 1U << 6;      // Linux 5.10
-constexpr unsigned kSubmitAll = 1U << 7;      // 5.18
-constexpr unsigned kCoopTaskrun = 1U << 8;    // 5.19
-constexpr unsigned kTaskrunFlag = 1U << 9;    // 5.19
-constexpr unsigned kSingleIssuer = 1U << 12;  // 6.0
-constexpr unsigned kDeferTaskrun = 1U << 13;  // 6.1
+constexpr unsigned kRDisabled = 1U << 6;         // Linux 5.10
+constexpr unsigned kSubmitAll = 1U << 7;         // 5.18
+constexpr unsigned kCoopTaskrun = 1U << 8;       // 5.19
+constexpr unsigned kTaskrunFlag = 1U << 9;       // 5.19
+constexpr unsigned kSingleIssuer = 1U << 12;     // 6.0
+constexpr unsigned kDeferTaskrun = 1U << 13;     // 6.1
+constexpr unsigned kFeatureNoIoWait = 1U << 17;  // 6.15
+constexpr unsigned kEnterNoIoWait = 1U << 7;     // 6.15
 
 constexpr unsigned kSized = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
 // Best first. EINVAL means: too new for this kernel.
@@ -79,6 +81,13 @@ int DisabledBySysctl() {
   char text[16] = {};
   if (!fd.valid() || ::read(fd.get(), text, sizeof(text) - 1) <= 0) return 0;
   return std::atoi(text);
+}
+
+// What was not taken stays prepared and is handed over next time. EBUSY: completions wait to be
+// reaped; EAGAIN: the kernel is short of memory for the moment; EINTR: a signal.
+void CheckEntered(int result) {
+  VIREO_CHECK(result >= 0 || result == -EINTR || result == -EBUSY || result == -EAGAIN,
+              std::strerror(-result));
 }
 
 }  // namespace
@@ -137,6 +146,7 @@ absl::Status Ring::Setup(const Options& options) {
     disabled_ = (flags & kRDisabled) != 0;
     deferred_ = (flags & kDeferTaskrun) != 0;
     lossy_ = options.force_plain || (params.features & IORING_FEAT_NODROP) == 0;
+    knows_no_iowait_ = !options.force_plain && (params.features & kFeatureNoIoWait) != 0;
     return absl::OkStatus();
   }
   return RingSetupError(-result, DisabledBySysctl());
@@ -180,14 +190,27 @@ bool Ring::TryPrepare(const RingRequest& request, uint64_t user_data) {
   return true;
 }
 
-void Ring::Submit(bool wait) {
-  const int result =
-      wait ? ::io_uring_submit_and_wait(ring_.get(), 1)
-           : (::io_uring_sq_ready(ring_.get()) > 0 ? ::io_uring_submit(ring_.get()) : 0);
-  // What was not taken stays prepared and is handed over next time. EBUSY: completions wait to be
-  // reaped; EAGAIN: the kernel is short of memory for the moment; EINTR: a signal.
-  VIREO_CHECK(result >= 0 || result == -EINTR || result == -EBUSY || result == -EAGAIN,
-              std::strerror(-result));
+void Ring::Submit(Sleep sleep) {
+  if (sleep == Sleep::kNo) {
+    HandOver();
+    return;
+  }
+  // From 6.5 on Linux counts a thread that sleeps here as waiting for I/O when any of its requests
+  // is in flight, also one for an event that may never come.
+  if (sleep == Sleep::kForFiles || !knows_no_iowait_) {
+    CheckEntered(::io_uring_submit_and_wait(ring_.get(), 1));
+    return;
+  }
+  HandOver();
+  if (::io_uring_sq_ready(ring_.get()) > 0 || ::io_uring_cq_ready(ring_.get()) > 0) return;
+  // liburing 2.3 has no call for it.
+  const long result = ::syscall(SYS_io_uring_enter, ring_->ring_fd, 0, 1,
+                                IORING_ENTER_GETEVENTS | kEnterNoIoWait, nullptr, 0);
+  CheckEntered(result < 0 ? -errno : 0);
+}
+
+void Ring::HandOver() {
+  if (::io_uring_sq_ready(ring_.get()) > 0) CheckEntered(::io_uring_submit(ring_.get()));
 }
 
 size_t Ring::Reap(std::span<Completion> out) {

@@ -57,6 +57,14 @@ class Ring {
     uint64_t user_data;
     int32_t result;
   };
+  // How Submit() sleeps, until a completion is there or a signal came.
+  enum class Sleep : uint8_t {
+    kNo,
+    // The host counts it as waiting for I/O: in /proc/stat, and as pressure on I/O.
+    kForFiles,
+    // The host counts it as idle, from Linux 6.15 on. There it is a system call of its own.
+    kForEvents,
+  };
 
   // FAILED_PRECONDITION, naming the sysctl, when io_uring is disabled or the kernel lacks what we
   // need; RESOURCE_EXHAUSTED for memory or locked memory.
@@ -68,12 +76,12 @@ class Ring {
   // Binds the ring to the calling thread; once, before anything else.
   void Enable();
   bool Supports(RingOp op) const;
+  bool IdlesForEvents() const { return knows_no_iowait_; }
   // False when the submission queue is full (Submit, then retry) or completions could be lost (reap
   // first).
   bool TryPrepare(const RingRequest& request, uint64_t user_data);
-  // Hands over what was prepared. With `wait`, sleeps until a completion is there (or a signal
-  // came).
-  void Submit(bool wait);
+  // Hands over what was prepared, then sleeps as told.
+  void Submit(Sleep sleep);
   // Up to `out.size()` completions, oldest first. Never sleeps.
   size_t Reap(std::span<Completion> out);
 
@@ -81,6 +89,7 @@ class Ring {
   Ring();
   absl::Status Setup(const Options& options);
   void Probe(const Options& options);
+  void HandOver();
 
   std::unique_ptr<io_uring> ring_;
   bool initialised_ = false;
@@ -88,8 +97,9 @@ class Ring {
   bool deferred_ = false;  // IORING_SETUP_DEFER_TASKRUN: completions happen inside our calls only.
   bool lossy_ =
       false;  // No IORING_FEAT_NODROP: never more in flight than the completion queue holds.
-  uint64_t supported_ = 0;    // By RingOp.
-  uint64_t outstanding_ = 0;  // Prepared and not yet reaped.
+  bool knows_no_iowait_ = false;  // IORING_FEAT_NO_IOWAIT.
+  uint64_t supported_ = 0;        // By RingOp.
+  uint64_t outstanding_ = 0;      // Prepared and not yet reaped.
 };
 
 }  // namespace vireo::async_internal

@@ -10,11 +10,14 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
+#include <fstream>
 #include <iostream>
 #include <memory>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/event_fd.h"
@@ -45,15 +48,94 @@ TEST_P(RingTest, CompletesAPollOnce) {
   const std::unique_ptr<Ring> ring = Make(8);
   const absl::StatusOr<EventFd> event = EventFd::Create();
   ASSERT_TRUE(ring->TryPrepare({.op = RingOp::kPoll, .fd = event->fd(), .flags = POLLIN}, 77));
-  ring->Submit(false);
+  ring->Submit(Ring::Sleep::kNo);
   std::array<Ring::Completion, 4> completions;
   EXPECT_EQ(ring->Reap(completions), 0u);
   event->Signal();
-  ring->Submit(true);
+  ring->Submit(Ring::Sleep::kForFiles);
   ASSERT_EQ(ring->Reap(completions), 1u);
   EXPECT_EQ(completions[0].user_data, 77u);
   EXPECT_EQ(completions[0].result, POLLIN);
   EXPECT_EQ(ring->Reap(completions), 0u);
+}
+
+TEST_P(RingTest, BothSleepsEndWithACompletion) {
+  const std::unique_ptr<Ring> ring = Make(8);
+  const absl::StatusOr<EventFd> event = EventFd::Create();
+  std::array<Ring::Completion, 4> completions;
+  for (const Ring::Sleep sleep : {Ring::Sleep::kForFiles, Ring::Sleep::kForEvents}) {
+    SCOPED_TRACE(static_cast<int>(sleep));
+    // It happens while the ring sleeps, or just before.
+    ASSERT_TRUE(ring->TryPrepare({.op = RingOp::kPoll, .fd = event->fd(), .flags = POLLIN}, 1));
+    std::thread other([&event] { event->Signal(); });
+    size_t got = 0;
+    while (got == 0) {
+      ring->Submit(sleep);
+      got = ring->Reap(completions);
+    }
+    EXPECT_EQ(got, 1u);
+    EXPECT_EQ(completions[0].user_data, 1u);
+    other.join();
+    // What ended with the submission, or long before the sleep, ends the sleep at once.
+    ASSERT_TRUE(ring->TryPrepare({.op = RingOp::kPoll, .fd = event->fd(), .flags = POLLIN}, 2));
+    ring->Submit(sleep);
+    EXPECT_EQ(ring->Reap(completions), 1u);
+    ASSERT_TRUE(ring->TryPrepare({.op = RingOp::kPoll, .fd = event->fd(), .flags = POLLIN}, 3));
+    ring->Submit(Ring::Sleep::kNo);
+    ring->Submit(sleep);
+    EXPECT_EQ(ring->Reap(completions), 1u);
+    event->Drain();
+  }
+}
+
+// Threads that wait for I/O, of the whole host.
+int ThreadsInIoWait() {
+  std::ifstream stat("/proc/stat");
+  for (std::string word; stat >> word;) {
+    int count = 0;
+    if (word == "procs_blocked" && stat >> count) return count;
+  }
+  return -1;
+}
+
+TEST(RingSleepTest, WaitingForEventsIsNoIoWait) {
+  absl::StatusOr<std::unique_ptr<Ring>> ring = Ring::Create({});
+  ASSERT_TRUE(ring.ok()) << ring.status();
+  if (!(*ring)->IdlesForEvents()) GTEST_SKIP() << "Linux can do so from 6.15 on";
+  const absl::StatusOr<EventFd> event = EventFd::Create();
+  std::thread sleeper([&] {
+    (*ring)->Enable();
+    ASSERT_TRUE((*ring)->TryPrepare({.op = RingOp::kPoll, .fd = event->fd(), .flags = POLLIN}, 1));
+    std::array<Ring::Completion, 4> completions;
+    do {
+      (*ring)->Submit(Ring::Sleep::kForEvents);
+    } while ((*ring)->Reap(completions) == 0);
+  });
+  // Others on this host come and go; the sleeper would be among them all the time.
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  int waiting = ThreadsInIoWait();
+  for (int seen = 0; seen < 3 && std::chrono::steady_clock::now() < deadline;) {
+    waiting = ThreadsInIoWait();
+    seen = waiting == 0 ? seen + 1 : 0;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_EQ(waiting, 0);
+  event->Signal();
+  sleeper.join();
+}
+
+TEST_P(RingTest, ASleepForEventsEndsWithATimeout) {
+  const std::unique_ptr<Ring> ring = Make(8);
+  Timespec soon = {.seconds = 0, .nanoseconds = 1'000'000};
+  ASSERT_TRUE(
+      ring->TryPrepare({.op = RingOp::kTimeout, .address = reinterpret_cast<uintptr_t>(&soon)}, 5));
+  std::array<Ring::Completion, 4> completions;
+  size_t got = 0;
+  while (got == 0) {
+    ring->Submit(Ring::Sleep::kForEvents);
+    got = ring->Reap(completions);
+  }
+  EXPECT_EQ(completions[0].result, -ETIME);
 }
 
 TEST_P(RingTest, SaysWhenTheSubmissionQueueIsFull) {
@@ -64,7 +146,7 @@ TEST_P(RingTest, SaysWhenTheSubmissionQueueIsFull) {
   int prepared = 0;
   while (ring->TryPrepare(request, 100)) ++prepared;
   EXPECT_EQ(prepared, 4);
-  ring->Submit(false);
+  ring->Submit(Ring::Sleep::kNo);
   EXPECT_TRUE(ring->TryPrepare(request, 100));
 }
 
@@ -83,7 +165,7 @@ TEST_P(RingTest, NoCompletionIsLostWhenTheQueueOverflows) {
   uint64_t next = 0;
   while (next < kCount) {
     while (next < kCount && ring->TryPrepare(request, next)) ++next;
-    ring->Submit(false);
+    ring->Submit(Ring::Sleep::kNo);
     // Nothing is collected before the ring takes no more.
     if (next < kCount && ring->TryPrepare(request, next)) {
       ++next;
@@ -92,7 +174,7 @@ TEST_P(RingTest, NoCompletionIsLostWhenTheQueueOverflows) {
     }
   }
   while (seen.size() < kCount) {
-    ring->Submit(true);
+    ring->Submit(Ring::Sleep::kForFiles);
     collect();
   }
   EXPECT_EQ(seen.size(), kCount);
