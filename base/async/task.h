@@ -1,15 +1,15 @@
 // Task<T>: a coroutine that yields one T to the coroutine that awaits it. Lazy, move-only,
 // single-threaded: it is started, suspended, resumed and destroyed on the thread of one EventLoop.
 //
-//   Task<absl::StatusOr<Header>> ReadHeader(File& file);        // A coroutine or a function that
-//   returns one. absl::StatusOr<Header> header = co_await ReadHeader(file);  // Starts it; the
-//   awaiting frame owns it.
+//   Task<absl::StatusOr<Header>> ReadHeader(File& file);  // A coroutine, or returns one.
+//
+//   absl::StatusOr<Header> header = co_await ReadHeader(file);  // Starts it, and owns its frame.
 //
 // Awaiting starts the child inline; if it ends at once the parent does not suspend. When a
 // suspended child ends, its parent is resumed by the loop, after the child's stack frames are gone:
 // neither loops over cached work nor long chains deepen the stack. Nothing is thrown:
 // unhandled_exception() aborts. Destroying a suspended task is a CHECK. How to write coroutines so
-// that g++ 12 compiles them rightly: docs/style.md §6.
+// that g++ 12 compiles them rightly: docs/coroutines.md.
 
 #ifndef VIREO_BASE_ASYNC_TASK_H_
 #define VIREO_BASE_ASYNC_TASK_H_
