@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "absl/time/clock.h"
+
 namespace vireo::api {
 
 CallQueue::CallQueue(std::unique_ptr<grpc::ServerCompletionQueue> queue)
@@ -13,6 +15,16 @@ void CallQueue::Run() {
   while (queue_->Next(&tag, &ok)) {
     ServerCall::Tag& ended = *static_cast<ServerCall::Tag*>(tag);
     ended.call_.Deliver(ended, ok);
+  }
+}
+
+void CallQueue::WaitForCalls(absl::Duration limit) {
+  const absl::Time deadline = absl::Now() + limit;
+  MutexLock lock(mutex_);
+  while (under_way_ > 0) {
+    const absl::Duration left = deadline - absl::Now();
+    if (left <= absl::ZeroDuration()) return;
+    changed_.WaitFor(mutex_, left);
   }
 }
 
@@ -33,6 +45,7 @@ ServerCall::ServerCall(CallQueue& queue) : queue_(queue) {
 ServerCall::~ServerCall() {
   MutexLock lock(queue_.mutex_);
   --queue_.calls_;
+  if (begun_) --queue_.under_way_;
   queue_.changed_.NotifyAll();
 }
 
@@ -48,6 +61,11 @@ void* ServerCall::Expect(Tag& tag) {
 
 void ServerCall::Begin(bool ok) {
   if (!ok) return;  // The server shuts down. Neither end_ nor last_ comes.
+  begun_ = true;
+  {
+    MutexLock lock(queue_.mutex_);
+    ++queue_.under_way_;
+  }
   {
     MutexLock lock(mutex_);
     owed_ += 2;  // end_ and last_.

@@ -23,6 +23,7 @@
 #include <utility>
 
 #include "absl/functional/any_invocable.h"
+#include "absl/time/time.h"
 #include "base/mutex.h"
 
 namespace vireo::api {
@@ -33,6 +34,8 @@ class CallQueue {
 
   // Hands out tags, on the calling thread, until Close().
   void Run();
+  // Any other thread: waits until no call is under way, for at most `limit`.
+  void WaitForCalls(absl::Duration limit);
   // Any other thread, once the grpc::Server has been shut down: waits until no call lives, which
   // those that are under way may take their time for, and lets Run() return.
   void Close();
@@ -46,6 +49,7 @@ class CallQueue {
   Mutex mutex_;
   CondVar changed_;
   size_t calls_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t under_way_ ABSL_GUARDED_BY(mutex_) = 0;  // Of those.
 };
 
 // The server's side of one call. Made with new; deletes itself.
@@ -112,6 +116,7 @@ class ServerCall {
   CallQueue& queue_;
   grpc::ServerContext context_;
   size_t owed_ ABSL_GUARDED_BY(mutex_) = 0;  // Tags that will still come.
+  bool begun_ = false;                       // On the queue's thread.
   Tag begin_{*this, [this](bool ok) { Begin(ok); }};
   Tag end_{*this, [this](bool) { OnEnd(); }};
   Tag last_{*this, [](bool) {}};

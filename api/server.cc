@@ -88,7 +88,11 @@ void Server::Stop(absl::Duration grace) {
   stop_.Signal();
   thread_.join();
   if (server_ != nullptr) {
-    server_->Shutdown(absl::ToChronoTime(absl::Now() + grace));
+    // Before gRPC shuts down: that would tell clients so, who answer, find the connection closed if
+    // the calls have ended by then, and throw away what they have not read yet.
+    const absl::Time deadline = absl::Now() + grace;
+    queue_->WaitForCalls(grace);
+    server_->Shutdown(absl::ToChronoTime(deadline));
     queue_->Close();
     calls_thread_.join();
     server_.reset();

@@ -517,9 +517,11 @@ TEST_F(ServerTest, StopLetsStreamsEndWithTheMachine) {
   controller_.StopBecause(VmCause::kGuestPowerOff, "S5");
   controller_.Close();
   EXPECT_EQ(console.Read(SIZE_MAX), "bye");
-  EXPECT_TRUE(console.stream->Finish().ok());
+  const grpc::Status console_end = console.stream->Finish();
+  EXPECT_TRUE(console_end.ok()) << console_end.error_code() << " " << console_end.error_message();
   EXPECT_EQ(watch.Next().cause(), v1::GUEST_POWER_OFF);
-  EXPECT_TRUE(watch.reader->Finish().ok());
+  const grpc::Status watch_end = watch.reader->Finish();
+  EXPECT_TRUE(watch_end.ok()) << watch_end.error_code() << " " << watch_end.error_message();
   stopper.join();
 }
 
