@@ -35,8 +35,9 @@ class Server {
                                                        Grpc grpc = Grpc::kShared);
   ~Server();  // Stops without grace, if Stop() was not called.
 
-  // Takes no more connections, lets running calls end within `grace`, cancels the rest and removes
-  // the socket. Streams end by themselves once the controller has closed them. Not thread-safe.
+  // Takes no more connections, lets calls on those that there are end within `grace`, cancels the
+  // rest and removes the socket. Streams end by themselves once the controller has closed them. Not
+  // thread-safe.
   void Stop(absl::Duration grace);
 
   // Removes the socket's file, for a process that is about to end without Stop(). Any thread, while

@@ -161,12 +161,14 @@ std::string MachineBuilder::BootOrder() const {
     std::string name;
   };
   std::vector<Choice> choices;
+  const auto slot_of = [this](const std::string& id) {
+    const auto function = std::ranges::find(m_.functions_, id, &Machine::PlacedFunction::id);
+    VIREO_CHECK(function != m_.functions_.end(), "disks and NICs have been placed");
+    return function->address.slot;
+  };
   for (const DiskConfig& disk : m_.config_.disks) {
-    for (const Machine::PlacedFunction& function : m_.functions_) {
-      if (function.id != disk.id) continue;
-      choices.push_back(
-          {disk.boot_index, absl::StrFormat("/pci@i0cf8/scsi@%x/disk@0,0", function.address.slot)});
-    }
+    choices.push_back(
+        {disk.boot_index, absl::StrFormat("/pci@i0cf8/scsi@%x/disk@0,0", slot_of(disk.id))});
   }
   for (const std::unique_ptr<Machine::Cdrom>& cdrom : m_.cdroms_) {
     choices.push_back(
@@ -175,11 +177,8 @@ std::string MachineBuilder::BootOrder() const {
   }
   for (const NicConfig& nic : m_.config_.nics) {
     if (!nic.boot_index.has_value()) continue;
-    for (const Machine::PlacedFunction& function : m_.functions_) {
-      if (function.id != nic.id) continue;
-      choices.push_back({nic.boot_index, absl::StrFormat("/pci@i0cf8/ethernet@%x/ethernet-phy@0",
-                                                         function.address.slot)});
-    }
+    choices.push_back({nic.boot_index,
+                       absl::StrFormat("/pci@i0cf8/ethernet@%x/ethernet-phy@0", slot_of(nic.id))});
   }
   const bool chosen = std::any_of(choices.begin(), choices.end(),
                                   [](const Choice& choice) { return choice.index.has_value(); });

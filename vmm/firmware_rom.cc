@@ -1,13 +1,13 @@
 #include "vmm/firmware_rom.h"
 
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 
 #include "absl/strings/str_format.h"
 #include "base/status.h"
+#include "vmm/x86/kernel_file.h"
 
 namespace vireo {
 namespace {
@@ -31,15 +31,7 @@ absl::StatusOr<MappedRegion> LoadFirmwarePart(const UniqueFd& fd, const std::str
         absl::StrFormat("it has %d bytes; use a multiple of 4 KiB from 64 KiB to 16 MiB", size));
   }
   ASSIGN_OR_RETURN(MappedRegion rom, MappedRegion::Anonymous(size));
-  const std::span<uint8_t> bytes = rom.bytes();
-  for (size_t done = 0; done < size;) {
-    const ssize_t count =
-        ::pread(fd.get(), bytes.data() + done, size - done, static_cast<off_t>(done));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return ErrnoStatus(errno, path);
-    if (count == 0) return NoFirmware(path, "it became shorter while it was read");
-    done += static_cast<size_t>(count);
-  }
+  RETURN_IF_ERROR(x86::ReadInputFileExactly({fd, path}, 0, rom.bytes()));
   return rom;
 }
 

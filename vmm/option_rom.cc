@@ -1,104 +1,105 @@
 #include "vmm/option_rom.h"
 
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
-#include <cerrno>
+#include <cstddef>
 #include <cstring>
 
 #include "absl/strings/str_format.h"
+#include "base/endian.h"
 #include "base/status.h"
+#include "vmm/x86/kernel_file.h"
 
 namespace vireo {
 namespace {
 
-// PCI 3.0 §6.3.1.1 and §6.3.1.2: the header of an image, and the data structure that it points to.
 constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kUnit = 512;  // Of lengths.
-constexpr size_t kDataPointer = 0x18;
-constexpr size_t kHeaderBytes = 0x1a;
-// In an image for the PC-AT, whose bytes sum up to 0, one that is there to make them do so: where
-// iPXE has it.
-constexpr size_t kChecksum = 6;
+
+// PCI 3.0 §6.3.1.1: how an image begins.
+struct ImageHeader {
+  uint8_t signature[2];
+  uint8_t for_the_code[0x16];
+  Le16 data_at;
+};
+static_assert(sizeof(ImageHeader) == 0x1a);
+
+// PCI 3.0 §6.3.1.2: what the image is for.
+struct PciData {
+  char signature[4];
+  Le16 vendor_id;
+  Le16 device_id;
+  uint8_t unused_here[8];
+  Le16 image_units;
+  Le16 code_revision;
+  uint8_t code_type;
+  uint8_t indicator;
+  Le16 reserved;
+};
+static_assert(sizeof(PciData) == 0x18 && offsetof(PciData, code_type) == 0x14);
+
+constexpr uint8_t kSignature[] = {0x55, 0xaa};
 constexpr char kDataSignature[] = {'P', 'C', 'I', 'R'};
-constexpr size_t kVendorId = 4;
-constexpr size_t kDeviceId = 6;
-constexpr size_t kImageLength = 0x10;
-constexpr size_t kCodeType = 0x14;
-constexpr size_t kIndicator = 0x15;
-constexpr size_t kDataBytes = 0x18;
 constexpr uint8_t kCodePcAt = 0;
 constexpr uint8_t kLastImage = 0x80;
+// All bytes of an image for the PC-AT sum up to 0. Where iPXE has the one that makes them do so.
+constexpr size_t kChecksum = 6;
 
-uint16_t Load16(std::span<const uint8_t> bytes, size_t at) {
-  return static_cast<uint16_t>(bytes[at] | bytes[at + 1] << 8);
+uint8_t SumOfIds(const PciData& data) {
+  const uint16_t vendor = data.vendor_id;
+  const uint16_t device = data.device_id;
+  return static_cast<uint8_t>(vendor + (vendor >> 8) + device + (device >> 8));
 }
-
-uint8_t SumOf16(uint16_t value) { return static_cast<uint8_t>((value & 0xff) + (value >> 8)); }
-
-void Store16(std::span<uint8_t> bytes, size_t at, uint16_t value) {
-  bytes[at] = static_cast<uint8_t>(value);
-  bytes[at + 1] = static_cast<uint8_t>(value >> 8);
-}
-
-absl::Status NoRom(const std::string& problem) { return absl::InvalidArgumentError(problem); }
 
 }  // namespace
 
 absl::Status AdaptOptionRom(std::span<uint8_t> rom, uint16_t vendor_id, uint16_t device_id) {
   for (size_t at = 0;;) {
     const std::span<uint8_t> rest = rom.subspan(at);
-    if (rest.size() < kHeaderBytes || rest[0] != 0x55 || rest[1] != 0xaa) {
-      return NoRom(absl::StrFormat("no image begins at byte %d", at));
+    ImageHeader header = {};
+    if (rest.size() >= sizeof(header)) std::memcpy(&header, rest.data(), sizeof(header));
+    if (std::memcmp(header.signature, kSignature, sizeof(kSignature)) != 0) {
+      return absl::InvalidArgumentError(absl::StrFormat("no image begins at byte %d", at));
     }
-    const size_t data_at = Load16(rest, kDataPointer);
-    if (data_at < kHeaderBytes || data_at + kDataBytes > rest.size() ||
-        std::memcmp(rest.data() + data_at, kDataSignature, sizeof(kDataSignature)) != 0) {
-      return NoRom(absl::StrFormat("the image at byte %d says not for which device it is", at));
+    const size_t data_at = header.data_at;
+    PciData data = {};
+    if (data_at >= sizeof(header) && data_at + sizeof(data) <= rest.size()) {
+      std::memcpy(&data, rest.data() + data_at, sizeof(data));
     }
-    const std::span<uint8_t> data = rest.subspan(data_at);
-    const uint64_t length = Load16(data, kImageLength) * kUnit;
+    if (std::memcmp(data.signature, kDataSignature, sizeof(kDataSignature)) != 0) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("the image at byte %d says not for which device it is", at));
+    }
+    const uint64_t length = data.image_units * kUnit;
     if (length == 0 || length > rest.size()) {
-      return NoRom(
+      return absl::InvalidArgumentError(
           absl::StrFormat("the image at byte %d has %d bytes of %d", at, length, rest.size()));
     }
-    if (data[kCodeType] == kCodePcAt) {
-      rest[kChecksum] += SumOf16(Load16(data, kVendorId)) + SumOf16(Load16(data, kDeviceId));
-      rest[kChecksum] -= SumOf16(vendor_id) + SumOf16(device_id);
+    const uint8_t sum_before = SumOfIds(data);
+    data.vendor_id = vendor_id;
+    data.device_id = device_id;
+    if (data.code_type == kCodePcAt) {
+      rest[kChecksum] = static_cast<uint8_t>(rest[kChecksum] + sum_before - SumOfIds(data));
     }
-    Store16(data, kVendorId, vendor_id);
-    Store16(data, kDeviceId, device_id);
-    if ((data[kIndicator] & kLastImage) != 0) return absl::OkStatus();
+    std::memcpy(rest.data() + data_at, &data, sizeof(data));
+    if ((data.indicator & kLastImage) != 0) return absl::OkStatus();
     at += length;
   }
 }
 
 absl::StatusOr<MappedRegion> LoadOptionRom(const UniqueFd& fd, const std::string& path,
                                            uint16_t vendor_id, uint16_t device_id) {
-  struct stat file;
-  if (::fstat(fd.get(), &file) != 0) return ErrnoStatus(errno, path);
-  const auto size = static_cast<uint64_t>(file.st_size);
-  if (!S_ISREG(file.st_mode) || size == 0 || size > kMaxOptionRomBytes) {
+  const x86::InputFile file = {fd, path};
+  ASSIGN_OR_RETURN(const uint64_t size, x86::InputFileSize(file));
+  if (size == 0 || size > kMaxOptionRomBytes) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("%s is no expansion ROM: it is no file of 1 byte to %d MiB", path,
-                        kMaxOptionRomBytes >> 20));
+        absl::StrFormat("%s is no expansion ROM: it has %d bytes; 1 to %d are possible", path, size,
+                        kMaxOptionRomBytes));
   }
   ASSIGN_OR_RETURN(MappedRegion rom,
                    MappedRegion::Anonymous(std::bit_ceil(std::max(size, kPageBytes))));
   const std::span<uint8_t> bytes = rom.bytes().first(size);
-  for (size_t done = 0; done < size;) {
-    const ssize_t count =
-        ::pread(fd.get(), bytes.data() + done, size - done, static_cast<off_t>(done));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return ErrnoStatus(errno, path);
-    if (count == 0) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("%s became shorter while it was read", path));
-    }
-    done += static_cast<size_t>(count);
-  }
+  RETURN_IF_ERROR(x86::ReadInputFileExactly(file, 0, bytes));
   const absl::Status adapted = AdaptOptionRom(bytes, vendor_id, device_id);
   if (!adapted.ok()) {
     return absl::InvalidArgumentError(

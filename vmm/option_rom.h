@@ -1,4 +1,5 @@
-// Expansion ROMs: programs for a PCI function that firmware finds on it and starts.
+// Expansion ROMs, also called option ROMs: programs for a PCI function that firmware finds on it
+// and starts.
 #ifndef VIREO_VMM_OPTION_ROM_H_
 #define VIREO_VMM_OPTION_ROM_H_
 

@@ -76,6 +76,7 @@ class Ring {
   // Binds the ring to the calling thread; once, before anything else.
   void Enable();
   bool Supports(RingOp op) const;
+  // Whether the host counts Sleep::kForEvents as idle.
   bool IdlesForEvents() const { return knows_no_iowait_; }
   // False when the submission queue is full (Submit, then retry) or completions could be lost (reap
   // first).

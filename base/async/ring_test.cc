@@ -9,11 +9,13 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
+#include <iterator>
 #include <memory>
 #include <set>
 #include <string>
@@ -98,24 +100,34 @@ int ThreadsInIoWait() {
   return -1;
 }
 
+bool Sleeps(pid_t thread) {
+  std::ifstream stat("/proc/self/task/" + std::to_string(thread) + "/stat");
+  const std::string line((std::istreambuf_iterator<char>(stat)), {});
+  const size_t name_end = line.rfind(") ");
+  return name_end != std::string::npos && line[name_end + 2] == 'S';
+}
+
 TEST(RingSleepTest, WaitingForEventsIsNoIoWait) {
   absl::StatusOr<std::unique_ptr<Ring>> ring = Ring::Create({});
   ASSERT_TRUE(ring.ok()) << ring.status();
   if (!(*ring)->IdlesForEvents()) GTEST_SKIP() << "Linux can do so from 6.15 on";
   const absl::StatusOr<EventFd> event = EventFd::Create();
+  std::atomic<pid_t> thread = 0;
   std::thread sleeper([&] {
     (*ring)->Enable();
+    thread = static_cast<pid_t>(::syscall(SYS_gettid));
     ASSERT_TRUE((*ring)->TryPrepare({.op = RingOp::kPoll, .fd = event->fd(), .flags = POLLIN}, 1));
     std::array<Ring::Completion, 4> completions;
     do {
       (*ring)->Submit(Ring::Sleep::kForEvents);
     } while ((*ring)->Reap(completions) == 0);
   });
-  // Others on this host come and go; the sleeper would be among them all the time.
+  // Others on this host come and go; once it sleeps, the sleeper would be among them all the time.
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-  int waiting = ThreadsInIoWait();
-  for (int seen = 0; seen < 3 && std::chrono::steady_clock::now() < deadline;) {
-    waiting = ThreadsInIoWait();
+  int waiting = -1;
+  // More than once: it is about to sleep for a moment before it does.
+  for (int seen = 0; seen < 5 && std::chrono::steady_clock::now() < deadline;) {
+    waiting = thread != 0 && Sleeps(thread) ? ThreadsInIoWait() : -1;
     seen = waiting == 0 ? seen + 1 : 0;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }

@@ -100,8 +100,7 @@ Task<absl::Status> Refcounts::CollectAtEnd(uint64_t wanted, std::vector<HostRun>
 }
 
 // A new block describes itself or is described by a block that exists. Its content is durable
-// before the table's entry is written; the entry before whoever called us
-// uses it.
+// before the table's entry is written; the entry before whoever called us uses it.
 Task<absl::Status> Refcounts::AddBlock(uint64_t region) {
   if (debug_ != nullptr) co_await debug_->Reach(DebugEvent::kRefblockAlloc);
   const uint64_t cluster = end_;
