@@ -129,9 +129,6 @@ absl::Status MachineBuilder::MakeProcessorTemplate() {
 }
 
 absl::Status MachineBuilder::MakeVmAndMemory() {
-  ASSIGN_OR_RETURN(
-      m_.vm_, kvm::Vm::Create(*m_.system_, {.tss_address = x86::kKvmTssAddress,
-                                            .identity_map_address = x86::kKvmIdentityMapAddress}));
   GuestMemory::Backing backing = GuestMemory::Backing::kPrivate;
   if (m_.config_.memory.backing == MemoryBacking::kShared) backing = GuestMemory::Backing::kShared;
   if (m_.config_.memory.backing == MemoryBacking::kHugepages)
@@ -144,7 +141,7 @@ absl::Status MachineBuilder::MakeVmAndMemory() {
       GuestMemory::Create(std::move(regions), backing);
   if (!memory.ok()) return InField("memory", memory.status());
   m_.memory_ = *std::move(memory);
-  uint32_t slot = 0;
+  std::vector<kvm::Memslot> slots;
   for (const GuestMemory::Region& region : m_.memory_->regions()) {
     std::vector<x86::AddressRange> seen = {{region.base.value(), region.host.size()}};
     if (m_.has_firmware() && region.base.value() == 0) {
@@ -154,12 +151,15 @@ absl::Status MachineBuilder::MakeVmAndMemory() {
               {x86::kKernelAreaAddress, region.host.size() - x86::kKernelAreaAddress}};
     }
     for (const x86::AddressRange& range : seen) {
-      RETURN_IF_ERROR(m_.vm_->SetMemslot(
-          {.id = slot++,
-           .guest_base = GuestAddress(range.base),
-           .host = region.host.subspan(range.base - region.base.value(), range.size)}));
+      slots.push_back({.id = static_cast<uint32_t>(slots.size()),
+                       .guest_base = GuestAddress(range.base),
+                       .host = region.host.subspan(range.base - region.base.value(), range.size)});
     }
   }
+  ASSIGN_OR_RETURN(
+      m_.vm_, kvm::Vm::Create(*m_.system_, {.tss_address = x86::kKvmTssAddress,
+                                            .identity_map_address = x86::kKvmIdentityMapAddress,
+                                            .memory = slots}));
   // Taken before anything touches the chips: what a reset brings back.
   ASSIGN_OR_RETURN(m_.chips_at_power_on_, m_.vm_->Save());
   m_.address_space_ = std::make_unique<KvmAddressSpace>(KvmAddressSpace::Parts{

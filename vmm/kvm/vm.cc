@@ -97,6 +97,7 @@ absl::StatusOr<std::unique_ptr<Vm>> Vm::Create(const System& system, const Optio
           .status());
   RETURN_IF_ERROR(
       Ioctl(vm->fd_, KVM_SET_TSS_ADDR, "KVM_SET_TSS_ADDR", options.tss_address).status());
+  for (const Memslot& slot : options.memory) RETURN_IF_ERROR(vm->SetMemslot(slot));
   if (system.features().quirks2 & KVM_X86_QUIRK_FIX_HYPERCALL_INSN) {
     // A hypercall of the other vendor's kind shall fault as it does on hardware: KVM's patching of
     // the instruction loops for ever where guest text cannot be written.
