@@ -14,6 +14,7 @@
 #include "base/async/event_loop.h"
 #include "base/async/task.h"
 #include "base/opener.h"
+#include "storage/backing_options.h"
 #include "storage/blkdebug.h"
 #include "storage/driver_options.h"
 #include "storage/file.h"
@@ -37,13 +38,6 @@ absl::Status CheckAllTaken(const std::string& driver, const DriverOptions& optio
 // Options that every node has.
 absl::Status TakeCommon(DriverOptions& options, NodeSettings* settings,
                         RequestPolicy::Options* policy);
-
-// What the options of an image say about its backing file.
-struct BackingOptions {
-  bool none = false;                     // There is to be none.
-  std::optional<std::string> node_name;  // Of a node that exists already: there are none such.
-  DriverOptions options;
-};
 
 class NodeOpener {
  public:

@@ -49,54 +49,24 @@ absl::StatusOr<std::shared_ptr<const Secret>> TakePassphrase(DriverOptions& opti
   return secrets == nullptr ? SecretStore().Find(*id) : secrets->Find(*id);
 }
 
-BackingOptions TakeBacking(DriverOptions& options) {
-  BackingOptions backing;
-  backing.none = options.TakeNull("backing");
-  backing.node_name = options.Take("backing");
-  if (backing.node_name == std::string()) {
-    backing.none = true;
-    backing.node_name.reset();
-  }
-  backing.options = options.TakeBelow("backing");
-  return backing;
-}
-
 }  // namespace
 
 Task<absl::StatusOr<std::unique_ptr<BlockBackend>>> NodeOpener::OpenBacking(
     const qcow2::Header* header, std::string image_path, BackingOptions backing,
     NodeSettings settings, int depth) {
   std::unique_ptr<BlockBackend> none;
-  if (settings.no_backing || backing.none) co_return none;
-  if (backing.node_name.has_value()) {
-    co_return absl::NotFoundError(
-        absl::StrFormat("Could not open backing file: Cannot find device='%s' nor node-name='%s'",
-                        *backing.node_name, *backing.node_name));
-  }
-  DriverOptions options = std::move(backing.options);
-  if (options.empty() && !header->backing_file.has_value()) co_return none;
+  if (settings.no_backing) co_return none;
+  CO_ASSIGN_OR_RETURN(std::optional<DriverOptions> options,
+                      CompleteBacking(std::move(backing), *header, image_path));
+  if (!options.has_value()) co_return none;
   if (depth >= kMaxNodeDepth) {
     co_return Invalid(
         absl::StrFormat("The chain of backing files is longer than %d", kMaxNodeDepth));
   }
-  if (header->backing_file.has_value() && !options.HasBelow("file") && !options.Has("file")) {
-    absl::StatusOr<std::string> path = BackingFilePath(image_path, *header->backing_file);
-    CO_RETURN_IF_ERROR(path.status());
-    options.Set("file.driver", "file");
-    options.Set("file.filename", *std::move(path));
-  }
-  if (!options.Has("driver")) {
-    if (header->backing_format.empty()) {
-      co_return Invalid(
-          "Could not open backing file: the image does not state its format, and it is not "
-          "guessed");
-    }
-    options.Set("driver", header->backing_format);
-  }
   settings.read_only = true;
   settings.writethrough = false;
   Blkdebug* const blkdebug = blkdebug_;
-  auto opening = OpenDisk(std::move(options), std::move(settings), depth + 1);
+  auto opening = OpenDisk(*std::move(options), std::move(settings), depth + 1);
   absl::StatusOr<BlockNode> node = co_await std::move(opening);
   blkdebug_ = blkdebug;  // One of a backing file is not on the way down from the top.
   if (!node.ok()) co_return Annotate(node.status(), "Could not open backing file");

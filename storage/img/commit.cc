@@ -8,13 +8,14 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/async/task_scope.h"
 #include "base/status.h"
+#include "storage/backing_options.h"
 #include "storage/buffer_pool.h"
 #include "storage/driver_options.h"
-#include "storage/host_file.h"
 #include "storage/img/arguments.h"
 #include "storage/img/pace.h"
 #include "storage/img/progress.h"
@@ -23,8 +24,6 @@
 #include "storage/img/tool.h"
 #include "storage/img/whole_file.h"
 #include "storage/open_image.h"
-#include "storage/open_node.h"
-#include "storage/qcow2/header_reader.h"
 #include "storage/qcow2/image_empty.h"
 
 namespace vireo::img {
@@ -41,10 +40,11 @@ struct Request {
   uint64_t bytes_per_second = 0;    // 0 = as fast as it goes.
 };
 
+// An image of the chain, as the node that it is.
 struct Layer {
-  std::string path;
-  std::string format;
-  std::optional<std::string> key_secret;
+  DriverOptions options;  // What is beneath it included, where somebody has said that.
+  std::string path;       // Of the file at the bottom.
+  ImageFormat format = ImageFormat::kRaw;
 };
 
 // Copies what a disk stores itself to another of at least its size, several pieces at once.
@@ -126,61 +126,79 @@ class Copy {
   absl::Status status_;
 };
 
-// The backing file of `layer` as its header names it; nothing if there is none.
+// Whether nodes are written, and whether they are shared, is not for options to say here.
+DriverOptions WithoutAccess(const DriverOptions& options) {
+  DriverOptions rest = options;
+  for (const auto& [key, value] : options.values()) {
+    for (const char* access : {"read-only", "auto-read-only", "force-share"}) {
+      if (key == access || absl::EndsWith(key, absl::StrCat(".", access))) rest.Take(key);
+    }
+  }
+  return rest;
+}
+
+// `options` as an image of its own, without what is beneath it.
+Task<absl::StatusOr<Source>> OpenAlone(const Tool& tool, DriverOptions options) {
+  SourceOptions alone = {.share = true, .no_backing = true, .secrets = tool.secrets};
+  if (const std::optional<std::string> name = DriverOptions(options).Take("file.filename")) {
+    alone.name = *name;
+  }
+  alone.drivers = std::move(options);
+  absl::StatusOr<Source> source = co_await OpenSource(tool.loop, tool.opener, std::move(alone));
+  co_return source;
+}
+
+// What is beneath `layer`: as its options have it, or its header; nothing if there is nothing.
 Task<absl::StatusOr<std::optional<Layer>>> BackingOf(const Tool& tool, Layer layer) {
   std::optional<Layer> backing;
-  if (layer.format != "qcow2") co_return backing;
-  HostFile::Options options = {.path = layer.path, .read_only = true};
-  absl::StatusOr<std::unique_ptr<File>> file =
-      co_await HostFile::Open(tool.loop, tool.opener, std::move(options));
-  CO_RETURN_IF_ERROR(file.status());
-  const absl::StatusOr<qcow2::Header> header =
-      co_await qcow2::ReadHeader(**file, qcow2::Access::kInspect);
-  const absl::Status closed = co_await (*file)->Close();
-  CO_RETURN_IF_ERROR(header.status());
-  CO_RETURN_IF_ERROR(closed);
-  if (!header->backing_file.has_value()) co_return backing;
-  CO_ASSIGN_OR_RETURN(std::string path, BackingFilePath(layer.path, *header->backing_file));
-  backing = Layer{.path = std::move(path), .format = header->backing_format};
+  if (layer.format != ImageFormat::kQcow2) co_return backing;
+  BackingOptions said = TakeBacking(layer.options);
+  absl::StatusOr<Source> image = co_await OpenAlone(tool, std::move(layer.options));
+  CO_RETURN_IF_ERROR(image.status());
+  absl::StatusOr<std::optional<DriverOptions>> options =
+      CompleteBacking(std::move(said), image->image->header(), layer.path);
+  CO_RETURN_IF_ERROR(co_await image->disk->Close());
+  CO_RETURN_IF_ERROR(options.status());
+  if (!options->has_value()) co_return backing;
+  absl::StatusOr<Source> below = co_await OpenAlone(tool, **options);
+  CO_RETURN_IF_ERROR(below.status());
+  CO_RETURN_IF_ERROR(co_await below->disk->Close());
+  backing = Layer{.options = **std::move(options),
+                  .path = std::move(below->file_name),
+                  .format = below->format};
   co_return backing;
 }
 
-std::string Escaped(const std::string& text) {
-  std::string escaped;
-  for (const char c : text) escaped.append(c == ',' ? 2 : 1, c);
-  return escaped;
-}
-
-// `layers` as one disk, the last of them without its backing file. Locks are the caller's business.
-SourceOptions ChainOf(const std::vector<Layer>& layers, const Request& request) {
-  std::string text;
+// `layers` as one disk, the last of them without its backing file.
+DriverOptions ChainOf(const std::vector<Layer>& layers) {
+  DriverOptions chain;
   std::string prefix;
   for (const Layer& layer : layers) {
-    absl::StrAppend(&text, prefix, "driver=", layer.format, ",", prefix, "file.driver=file,",
-                    prefix, "file.filename=", Escaped(layer.path), ",");
-    if (layer.key_secret.has_value()) {
-      absl::StrAppend(&text, prefix, "encrypt.key-secret=", Escaped(*layer.key_secret), ",");
+    DriverOptions own = layer.options;
+    TakeBacking(own);
+    for (const auto& [key, value] : own.values()) {
+      if (value.has_value()) chain.Set(absl::StrCat(prefix, key), *value);
     }
     absl::StrAppend(&prefix, "backing.");
   }
-  if (layers.back().format == "qcow2")
-    absl::StrAppend(&text, prefix.substr(0, prefix.size() - 1), "=,");
-  text.pop_back();
-  return {.name = text,
-          .image_opts = true,
-          .share = true,
-          .cache = request.image.cache,
-          .secrets = request.image.secrets};
+  prefix.pop_back();
+  if (layers.back().format == ImageFormat::kQcow2) chain.Set(prefix, "");
+  return chain;
 }
 
-Task<absl::Status> CopyInto(const Tool& tool, const Request& request, SourceOptions from,
+Task<absl::Status> CopyInto(const Tool& tool, const Request& request, DriverOptions chain,
                             Layer base, Progress& progress) {
   SourceOptions base_options = {.name = base.path,
-                                .format = base.format,
                                 .read_only = false,
                                 .cache = request.image.cache,
-                                .key_secret = base.key_secret,
-                                .secrets = tool.secrets};
+                                .secrets = tool.secrets,
+                                .drivers = std::move(base.options)};
+  // The image's lock is ours already.
+  SourceOptions from = {.name = request.image.name,
+                        .share = true,
+                        .cache = request.image.cache,
+                        .secrets = tool.secrets,
+                        .drivers = std::move(chain)};
   absl::StatusOr<Source> to = co_await OpenSource(tool.loop, tool.opener, std::move(base_options));
   CO_RETURN_IF_ERROR(to.status());
   absl::StatusOr<Source> source = co_await OpenSource(tool.loop, tool.opener, std::move(from));
@@ -204,22 +222,16 @@ Task<absl::Status> CommitOpened(const Tool& tool, const Request& request, WholeF
                                 Progress& progress) {
   // From the image down to what it is written into.
   std::vector<Layer> layers;
-  absl::StatusOr<DriverOptions> options = request.image.image_opts
-                                              ? DriverOptions::FromKeyValues(request.image.name)
-                                              : OptionsFromName(request.image.name);
-  CO_RETURN_IF_ERROR(options.status());
-  std::string key = "encrypt.key-secret";  // With "backing." before it for each layer further down.
-  layers.push_back({.path = whole.file->name(),
-                    .format = ImageFormatName(whole.format),
-                    .key_secret = options->Take(key)});
+  CO_ASSIGN_OR_RETURN(const DriverOptions named, DriversOf(request.image));
+  layers.push_back(
+      {.options = WithoutAccess(named), .path = whole.file->name(), .format = whole.format});
+  if (!named.Has("driver")) layers[0].options.Set("driver", ImageFormatName(whole.format));
   std::optional<Layer> base;
   while (layers.size() < kMaxLayers) {
     const absl::StatusOr<std::optional<Layer>> below = co_await BackingOf(tool, layers.back());
     CO_RETURN_IF_ERROR(below.status());
     if (!below->has_value()) break;
     base = **below;
-    key.insert(0, "backing.");
-    base->key_secret = options->Take(key);
     if (!request.base.has_value()) break;
     // Named as its overlay does, or as a path.
     if (base->path == *request.base) break;
@@ -236,8 +248,9 @@ Task<absl::Status> CommitOpened(const Tool& tool, const Request& request, WholeF
     }
     co_return absl::FailedPreconditionError("Image does not have a backing file");
   }
-  SourceOptions from = ChainOf(layers, request);
-  CO_RETURN_IF_ERROR(co_await CopyInto(tool, request, std::move(from), *base, progress));
+  DriverOptions chain = ChainOf(layers);
+  CO_RETURN_IF_ERROR(
+      co_await CopyInto(tool, request, std::move(chain), *std::move(base), progress));
   if (request.keep) co_return absl::OkStatus();
   // The base has it all, durably.
   const absl::Status emptied = co_await qcow2::EmptyImage(tool.loop, *whole.file);

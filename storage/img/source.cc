@@ -17,7 +17,10 @@ absl::Status CouldNotOpen(const std::string& name, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrFormat("Could not open '%s': %s", name, why));
 }
 
-absl::StatusOr<DriverOptions> ParseName(const SourceOptions& options) {
+}  // namespace
+
+absl::StatusOr<DriverOptions> DriversOf(const SourceOptions& options) {
+  if (options.drivers.has_value()) return *options.drivers;
   if (!options.image_opts) {
     ASSIGN_OR_RETURN(DriverOptions named, OptionsFromName(options.name));
     // What a name in JSON says about its driver gives way.
@@ -36,8 +39,6 @@ absl::StatusOr<DriverOptions> ParseName(const SourceOptions& options) {
   return DriverOptions::FromKeyValues(options.name);
 }
 
-}  // namespace
-
 std::optional<CacheMode> ParseCacheMode(const std::string& name) {
   if (name == "none" || name == "off") return CacheMode{.direct = true};
   if (name == "directsync") return CacheMode{.direct = true, .writethrough = true};
@@ -53,7 +54,7 @@ Task<absl::StatusOr<Source>> OpenSource(EventLoop& loop, Opener& opener, SourceO
     co_return CouldNotOpen(
         name, absl::InvalidArgumentError("force-share=on can only be used with read-only images"));
   }
-  absl::StatusOr<DriverOptions> drivers = ParseName(options);
+  absl::StatusOr<DriverOptions> drivers = DriversOf(options);
   if (!drivers.ok()) co_return CouldNotOpen(name, drivers.status());
   if (options.key_secret.has_value()) drivers->Set("encrypt.key-secret", *options.key_secret);
   NodeSettings settings = {.read_only = options.read_only,

@@ -17,6 +17,7 @@
 #include "base/opener.h"
 #include "storage/block_backend.h"
 #include "storage/crypto/secret_store.h"
+#include "storage/driver_options.h"
 #include "storage/open_image.h"
 #include "storage/open_node.h"
 #include "storage/qcow2/image.h"
@@ -44,6 +45,7 @@ struct SourceOptions {
   CacheMode cache;
   std::optional<std::string> key_secret;  // As encrypt.key-secret of an image-opts would say.
   const SecretStore* secrets = nullptr;   // For encrypt.key-secret; outlives the opening.
+  std::optional<DriverOptions> drivers;   // Instead of the name, which is for messages then.
 };
 
 struct Source {
@@ -55,6 +57,9 @@ struct Source {
   qcow2::Image* image = nullptr;       // Inside `disk`, when that is a QCOW2 image.
   std::string warning;                 // For the error stream, when not empty.
 };
+
+// What the name says, or the options that it is, with the format.
+absl::StatusOr<DriverOptions> DriversOf(const SourceOptions& options);
 
 // The message of an error is all that there is to print: "Could not open 'NAME': WHY". Codes as of
 // OpenNode().

@@ -162,13 +162,11 @@ Task<absl::Status> ChangeRefcountOrder(EventLoop& loop, File& file, uint32_t ord
   const uint64_t per_block = wanted.refcounts_per_block();
   const uint64_t cluster_bytes = wanted.cluster_bytes();
 
-  // Behind everything: [blocks] [table]. A region without a count has no block.
+  // Behind everything: [blocks] [table]. A region without a count has no block. A device is longer
+  // than what it holds: behind what is counted.
   CO_ASSIGN_OR_RETURN(const uint64_t end, co_await image.counts().EndCluster());
-  const uint64_t first = std::max(end, wanted.clusters_for(file.size()));
-  if (!file.traits().growable) {
-    co_return absl::UnimplementedError(absl::StrFormat(
-        "%s: changing refcount_bits on a block device is not supported", file.name()));
-  }
+  const bool growable = file.traits().growable;
+  const uint64_t first = growable ? std::max(end, wanted.clusters_for(file.size())) : end;
   std::set<uint64_t> regions;
   for (uint64_t cluster = 0; cluster < end; ++cluster) {
     CO_ASSIGN_OR_RETURN(const uint64_t count, co_await image.counts().Get(cluster));
@@ -199,6 +197,10 @@ Task<absl::Status> ChangeRefcountOrder(EventLoop& loop, File& file, uint32_t ord
   }
 
   const uint64_t behind = first + regions.size() + table_clusters;
+  if (!growable && behind > wanted.cluster_index(file.size())) {
+    co_return absl::ResourceExhaustedError(
+        absl::StrFormat("%s: no room for %d more clusters", file.name(), behind - first));
+  }
   std::vector<Be64> table(table_clusters * cluster_bytes / sizeof(Be64), Be64(0));
   uint64_t next = first << wanted.cluster_bits;
   for (const uint64_t region : regions) {

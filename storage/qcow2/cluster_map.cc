@@ -157,6 +157,10 @@ MappedRun ClusterMap::RunInSlice(const MetadataCache::Slice& slice, uint64_t gue
   auto* const zero = std::get_if<Zero>(&run.mapping);
   if (allocated != nullptr) allocated->host_offset += skip;
   if (zero != nullptr && zero->host_offset.has_value()) *zero->host_offset += skip;
+  auto* const unallocated = std::get_if<Unallocated>(&run.mapping);
+  if (unallocated != nullptr && unallocated->host_offset.has_value()) {
+    *unallocated->host_offset += skip;
+  }
   // Unallocated bytes join whatever is set aside for them.
   const bool contiguous = allocated != nullptr || zero != nullptr;
   const uint64_t limit = std::min(max_length, SliceEnd(guest_offset) - guest_offset);
@@ -260,9 +264,11 @@ Task<absl::Status> ClusterMap::MakeTable(uint64_t l1_index) {
 }
 
 std::vector<ClusterMap::L1Piece> ClusterMap::FreezeL1() {
+  std::vector<uint64_t> dirty(dirty_l1_.begin(), dirty_l1_.end());
+  std::sort(dirty.begin(), dirty.end());
   std::vector<L1Piece> pieces;
-  pieces.reserve(dirty_l1_.size());
-  for (const uint64_t piece : dirty_l1_) {
+  pieces.reserve(dirty.size());
+  for (const uint64_t piece : dirty) {
     const uint64_t first = piece * kL1PieceEntries;
     const uint64_t count = std::min<uint64_t>(kL1PieceEntries, l1_.size() - first);
     L1Piece frozen = {.file_offset = l1_offset_ + first * sizeof(Be64),

@@ -32,7 +32,8 @@ namespace vireo::qcow2 {
 // Guest bytes that share one answer.
 struct MappedRun {
   // The host_offset of an Allocated, or of a Zero, is that of the run's first byte, not of its
-  // cluster; the host bytes follow each other.
+  // cluster; the host bytes follow each other. That of an Unallocated is that, too, but holds only
+  // to the end of the first cluster.
   ClusterMapping mapping;
   uint64_t length = 0;
 };

@@ -99,10 +99,12 @@ ClusterMapping MappingOf(const ClusterEntry& entry, uint32_t subcluster) {
   if (entry.kind == ClusterEntry::Kind::kCompressed) {
     return Compressed{.host_offset = entry.host_offset, .bytes = entry.compressed_bytes};
   }
-  if ((entry.zero >> subcluster & 1) != 0) {
-    return entry.has_host ? Zero{.host_offset = entry.host_offset} : Zero{};
+  if ((entry.allocated >> subcluster & 1) == 0) {
+    std::optional<uint64_t> aside;
+    if (entry.has_host) aside = entry.host_offset;
+    if ((entry.zero >> subcluster & 1) != 0) return Zero{.host_offset = aside};
+    return Unallocated{.host_offset = aside};
   }
-  if ((entry.allocated >> subcluster & 1) == 0) return Unallocated{};
   return Allocated{.host_offset = entry.host_offset, .copied = entry.copied};
 }
 

@@ -17,6 +17,8 @@ namespace vireo::qcow2 {
 
 // Nothing here: the backing file answers, or zeros.
 struct Unallocated {
+  // Of host bytes that are set aside for the cluster, of which other subclusters mean something.
+  std::optional<uint64_t> host_offset;
   friend bool operator==(const Unallocated&, const Unallocated&) = default;
 };
 

@@ -44,7 +44,7 @@ TEST(ClusterMappingTest, DecodesEachSubclusterOnItsOwn) {
   const ClusterEntry entry = DecodeEntry(kExtended, {0x8000000000050000, 0x80000001'0000000c});
   EXPECT_TRUE(entry.owned());
   EXPECT_EQ(MappingOf(entry, 0), ClusterMapping(Zero{.host_offset = 0x50000}));
-  EXPECT_EQ(MappingOf(entry, 1), ClusterMapping(Unallocated{}));
+  EXPECT_EQ(MappingOf(entry, 1), ClusterMapping(Unallocated{.host_offset = 0x50000}));
   EXPECT_EQ(MappingOf(entry, 2), ClusterMapping(Allocated{.host_offset = 0x50000, .copied = true}));
   EXPECT_EQ(MappingOf(entry, 31), ClusterMapping(Zero{.host_offset = 0x50000}));
   const uint32_t lengths[] = {1, 1, 2, 1, 27};

@@ -203,9 +203,18 @@ Task<absl::StatusOr<RangeStatus>> Image::Status(uint64_t offset, uint64_t length
     answer.host_offset = zero->host_offset;
     if (zero->host_offset.has_value()) answer.file_name = &data_.name();
   }
-  if (!std::holds_alternative<Unallocated>(run.mapping)) co_return answer;
+  const auto* const unallocated = std::get_if<Unallocated>(&run.mapping);
+  if (unallocated == nullptr) co_return answer;
   answer = {.kind = RangeKind::kHole, .length = run.length, .reads_as_zeros = true};
-  if (backing_ == nullptr || offset >= backing_->geometry().size_bytes) co_return answer;
+  if (backing_ == nullptr || offset >= backing_->geometry().size_bytes) {
+    if (!layout_.extended_l2()) co_return answer;
+    // What is set aside for a cluster has a place, though nothing is there.
+    answer.length =
+        std::min(answer.length, layout_.cluster_bytes() - layout_.offset_in_cluster(offset));
+    answer.host_offset = unallocated->host_offset;
+    if (answer.host_offset.has_value()) answer.file_name = &data_.name();
+    co_return answer;
+  }
   const uint64_t stored = std::min(run.length, backing_->geometry().size_bytes - offset);
   CO_ASSIGN_OR_RETURN(answer, co_await backing_->Status(offset, stored));
   ++answer.depth;

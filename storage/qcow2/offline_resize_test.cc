@@ -181,6 +181,34 @@ TEST(AmendTest, RefcountsOfEveryWidth) {
   EXPECT_TRUE(disk.TakeBytes() == before);
 }
 
+TEST(AmendTest, RefcountWidthOnADevice) {
+  Qcow2Disk disk(CreateOptions{.size_bytes = kDisk, .cluster_bits = 9});
+  WriteAt(disk, 0, 1 << 20, 1);
+  const std::vector<uint8_t> before = Content(disk);
+  PutOnDevice(disk, kDisk);
+  MemoryFile file(disk.loop(), disk.medium());
+  for (const uint32_t order : {6u, 0u, 4u}) {
+    const absl::Status changed = disk.loop().RunTask(ChangeRefcountOrder(disk.loop(), file, order));
+    ASSERT_TRUE(changed.ok()) << changed;
+    EXPECT_TRUE(IsClean(disk)) << order;
+    EXPECT_EQ(disk.ReadTheHeader()->layout.refcount_order, order);
+    EXPECT_EQ(disk.medium().bytes.size(), kDisk);
+    EXPECT_EQ(Content(disk), before);
+  }
+}
+
+TEST(AmendTest, ADeviceWithoutRoomKeepsItsWidth) {
+  Qcow2Disk disk(CreateOptions{.size_bytes = kDisk, .cluster_bits = 9});
+  WriteAt(disk, 0, 1 << 20, 1);
+  const uint64_t used = disk.Check()->image_end_offset;
+  PutOnDevice(disk, used + 4096);
+  const std::vector<uint8_t> before = disk.TakeBytes();
+  MemoryFile file(disk.loop(), disk.medium());
+  EXPECT_TRUE(
+      absl::IsResourceExhausted(disk.loop().RunTask(ChangeRefcountOrder(disk.loop(), file, 6))));
+  EXPECT_TRUE(disk.TakeBytes() == before);
+}
+
 TEST(AmendTest, DownToVersion2AndUpAgain) {
   Qcow2Disk disk(CreateOptions{.size_bytes = kDisk, .cluster_bits = 12, .lazy_refcounts = true});
   WriteAt(disk, 0, 64 << 10, 1);

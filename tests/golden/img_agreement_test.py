@@ -29,9 +29,21 @@ class Map(Agreement):
 
     def test_kinds_of_images(self):
         for name, options in (("small", "cluster_size=512"), ("large", "cluster_size=2M"), ("old", "compat=0.10"),
-                              ("pre", "preallocation=metadata")):
+                              ("pre", "preallocation=metadata"), ("subclusters", "extended_l2=on"),
+                              ("subclusters_pre", "extended_l2=on,preallocation=metadata"),
+                              ("subclusters_data", "extended_l2=on,data_file=subclusters.raw")):
             self.img("create", "-q", "-f", "qcow2", "-o", options, name, "5M")
             self.io(name, "write -P 5 1M 200k", "write -P 5 3M 3k", "write -z 1100k 10k")
+            self.agree(f"map {name}")
+            self.agree(f"map --output=json {name}")
+
+    def test_subclusters_of_overlays(self):
+        self.chain()
+        # One that is longer than what is beneath it: that is where nothing answers.
+        self.img("create", "-q", "-f", "qcow2", "-o", "extended_l2=on,cluster_size=16k", "-b", "a.raw", "-F", "raw", "o", "14M")
+        self.io("o", "write -P 5 1M 1k", "write -P 6 9M 512", "write -P 7 13M 1k", "write -z 13500k 2k")
+        self.img("create", "-q", "-f", "qcow2", "-b", "o", "-F", "qcow2", "top")
+        for name in ("o", "top"):
             self.agree(f"map {name}")
             self.agree(f"map --output=json {name}")
 
@@ -301,6 +313,32 @@ class Info(Agreement):
         self.agree_on_all(["info", "info a b", "info nosuch", "info --output=foo a.raw", "info -f foo a.raw", "info -f qcow2 a.raw",
                            "info -z a.raw", "info --image-opts -f raw driver=raw,file.filename=a.raw",
                            "info --backing-chain loop.qcow2", "info --backing-chain orphan.qcow2", "info orphan.qcow2"])
+
+
+class Commit(Agreement):
+    def test_named_backing_files(self):
+        """What options say is beneath an image counts, not what the image says."""
+        self.chain()
+        self.img("convert", "-O", "raw", "a.raw", "other.raw")
+        self.img("create", "-q", "-f", "qcow2", "-b", "a.raw", "-F", "raw", "other.qcow2")
+        self.io("other.qcow2", "write -P 9 2M 1M")
+        all_of_them = [("a.raw", "raw"), ("other.raw", "raw"), ("b.qcow2", "qcow2"), ("c.qcow2", "qcow2"),
+                       ("other.qcow2", "qcow2")]
+        b = "driver=qcow2,file.filename=b.qcow2"
+        c = "driver=qcow2,file.filename=c.qcow2"
+        self.agree(f"commit --image-opts {b},backing.driver=raw,backing.file.filename=other.raw", all_of_them)
+        self.agree(f"commit -d --image-opts {c},backing.driver=qcow2,backing.file.filename=other.qcow2", all_of_them)
+        self.agree(f"commit --image-opts {c},backing.backing.driver=raw,backing.backing.file.filename=other.raw", all_of_them)
+        self.agree(f"commit -b other.raw --image-opts {c},backing.backing.driver=raw,backing.backing.file.filename=other.raw",
+                   all_of_them)
+        self.agree(f"commit -b a.raw --image-opts {c},backing.backing.driver=raw,backing.backing.file.filename=other.raw",
+                   all_of_them)
+        self.agree(f"commit --image-opts {b},backing=x", all_of_them)
+        file = '"file":{"driver":"file","filename":'
+        for backing in ('{"driver":"raw",' + file + '"other.raw"}}', "null"):
+            self.agree('commit json:{"driver":"qcow2",' + file + '"b.qcow2"},"backing":' + backing + "}", all_of_them)
+            self.agree('commit json:{"driver":"qcow2",' + file + '"c.qcow2"},"backing":{"driver":"qcow2",' + file +
+                       '"b.qcow2"},"backing":' + backing + "}}", all_of_them)
 
 
 class Resize(Agreement):
