@@ -63,6 +63,8 @@ class File {
 
   // Grows the file to `size` bytes, with space behind the new part where the host can promise it.
   virtual Task<absl::Status> Extend(uint64_t size) = 0;
+  // The same ahead of need: where space is memory none is taken yet.
+  virtual Task<absl::Status> ExtendAhead(uint64_t size) { return Extend(size); }
   // Sets the size exactly.
   virtual Task<absl::Status> Truncate(uint64_t size) = 0;
   // Inside the file; keeps its size. The range reads as zeros afterwards.

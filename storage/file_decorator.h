@@ -26,6 +26,7 @@ class FileDecorator : public File {
   }
   Task<absl::Status> Sync() override { return file_->Sync(); }
   Task<absl::Status> Extend(uint64_t size) override { return file_->Extend(size); }
+  Task<absl::Status> ExtendAhead(uint64_t size) override { return file_->ExtendAhead(size); }
   Task<absl::Status> Truncate(uint64_t size) override { return file_->Truncate(size); }
   Task<absl::Status> WriteZeroes(uint64_t offset, uint64_t length, bool may_unmap) override {
     return file_->WriteZeroes(offset, length, may_unmap);

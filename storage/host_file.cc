@@ -4,9 +4,11 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -80,6 +82,11 @@ absl::StatusOr<HostFile::Opened> HostFile::OpenNow(Opener& opener, const Options
   if (S_ISREG(info.st_mode)) {
     opened.size = static_cast<uint64_t>(info.st_size);
     opened.identity = {.device = info.st_dev, .inode = info.st_ino};
+    struct statfs system;
+    if (::fstatfs(opened.fd.get(), &system) == 0 &&
+        (system.f_type == TMPFS_MAGIC || system.f_type == RAMFS_MAGIC)) {
+      opened.kind = FileKind::kMemory;
+    }
   } else if (S_ISBLK(info.st_mode)) {
     opened.block_device = true;
     opened.identity = {.device = ~uint64_t{0}, .inode = info.st_rdev};
@@ -119,6 +126,7 @@ HostFile::HostFile(EventLoop& loop, const Options& options, Opened opened)
       block_device_(opened.block_device),
       read_only_(opened.read_only),
       no_flush_(options.no_flush),
+      kind_(opened.kind),
       memory_alignment_(opened.memory_alignment),
       offset_alignment_(opened.offset_alignment),
       size_(opened.size) {
@@ -154,7 +162,7 @@ bool HostFile::FitsDirect(uint64_t offset, IoVecs iovecs) const {
 
 Task<absl::Status> HostFile::ReadPlain(uint64_t offset, IoVecs dst) {
   const uint64_t length = TotalSize(dst);
-  const absl::StatusOr<size_t> got = co_await loop_.Read(fd_, offset, dst);
+  const absl::StatusOr<size_t> got = co_await loop_.Read(fd_, offset, dst, StopToken(), kind_);
   if (!got.ok()) co_return At(got.status(), "reading", offset, length);
   if (*got < length) {
     const IoVecList rest = Slice(dst, *got, length - *got);
@@ -210,7 +218,8 @@ Task<absl::Status> HostFile::WriteBounced(uint64_t offset, IoVecs src) {
     }
     done += CopyFromIoVecs(src, piece.subspan(skip, used), done);
     const iovec part = ToIoVec(piece);
-    const absl::Status written = co_await loop_.Write(fd_, at, IoVecs(&part, 1));
+    const absl::Status written =
+        co_await loop_.Write(fd_, at, IoVecs(&part, 1), StopToken(), kind_);
     if (!written.ok()) co_return At(written, "writing", at, stop - at);
   }
   if (last > size_) padded_ = true;
@@ -245,12 +254,12 @@ Task<absl::Status> HostFile::Write(uint64_t offset, IoVecs src) {
     const absl::Status status = co_await WriteBounced(offset, src);
     co_return status;
   }
-  const absl::Status status = co_await loop_.Write(fd_, offset, src);
+  const absl::Status status = co_await loop_.Write(fd_, offset, src, StopToken(), kind_);
   co_return At(status, "writing", offset, length);
 }
 
 Task<absl::Status> HostFile::Sync() {
-  if (no_flush_) co_return absl::OkStatus();
+  if (no_flush_ || kind_ == FileKind::kMemory) co_return absl::OkStatus();
   const absl::Status status = co_await loop_.SyncData(fd_);
   if (!status.ok()) co_return Annotate(status, absl::StrFormat("%s: fdatasync", path_));
   co_return status;
@@ -275,6 +284,21 @@ Task<absl::Status> HostFile::Extend(uint64_t size) {
   }
   if (size <= size_) co_return absl::OkStatus();
   const absl::Status status = co_await Truncate(size);
+  co_return status;
+}
+
+Task<absl::Status> HostFile::ExtendAhead(uint64_t size) {
+  if (kind_ == FileKind::kMemory && size > size_) {
+    // A hole, at once: nothing to wait for.
+    if (::ftruncate(fd_, static_cast<off_t>(size)) != 0) {
+      co_return ErrnoStatus(errno,
+                            absl::StrFormat("%s: setting its size to %d bytes", path_, size));
+    }
+    size_ = size;
+    padded_ = false;
+    co_return absl::OkStatus();
+  }
+  const absl::Status status = co_await Extend(size);
   co_return status;
 }
 

@@ -53,6 +53,7 @@ class HostFile final : public File {
   Task<absl::Status> Write(uint64_t offset, IoVecs src) override;
   Task<absl::Status> Sync() override;
   Task<absl::Status> Extend(uint64_t size) override;
+  Task<absl::Status> ExtendAhead(uint64_t size) override;
   Task<absl::Status> Truncate(uint64_t size) override;
   Task<absl::Status> WriteZeroes(uint64_t offset, uint64_t length, bool may_unmap) override;
   Task<absl::Status> Discard(uint64_t offset, uint64_t length) override;
@@ -67,6 +68,7 @@ class HostFile final : public File {
     FileIdentity identity;
     bool block_device = false;
     bool read_only = false;
+    FileKind kind = FileKind::kStorage;
     uint32_t memory_alignment = 1;  // Of buffers; both 1 without O_DIRECT.
     uint32_t offset_alignment = 1;  // Of offsets and lengths.
   };
@@ -93,6 +95,7 @@ class HostFile final : public File {
   const bool block_device_;
   const bool read_only_;
   const bool no_flush_;
+  const FileKind kind_;
   const uint32_t memory_alignment_;
   const uint32_t offset_alignment_;
   FileTraits traits_;

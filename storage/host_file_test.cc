@@ -2,7 +2,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -19,14 +21,16 @@
 namespace vireo {
 namespace {
 
-class HostFileTest : public testing::TestWithParam<bool> {
+enum class Mode { kPageCache, kDirect, kMemory };
+
+class HostFileTest : public testing::TestWithParam<Mode> {
  protected:
   absl::StatusOr<std::unique_ptr<File>> TryOpen(HostFile::Options options) {
     options.path = options.path.empty() ? path_ : options.path;
     return loop_->RunTask(HostFile::Open(*loop_, opener_, options));
   }
   std::unique_ptr<File> Open(HostFile::Options options = {}) {
-    options.direct = GetParam();
+    options.direct = GetParam() == Mode::kDirect;
     options.create = true;
     absl::StatusOr<std::unique_ptr<File>> file = TryOpen(options);
     EXPECT_TRUE(file.ok()) << file.status();
@@ -57,7 +61,7 @@ class HostFileTest : public testing::TestWithParam<bool> {
 
   std::unique_ptr<EventLoop> loop_ = *EventLoop::Create();
   DirectOpener opener_;
-  TempDir directory_;
+  TempDir directory_{GetParam() == Mode::kMemory ? "/dev/shm" : "/tmp"};
   const std::string path_ = directory_.File("disk");
 };
 
@@ -126,6 +130,24 @@ TEST_P(HostFileTest, GrowsAndShrinks) {
   EXPECT_EQ(SizeOnDisk(), 5000u);
 }
 
+TEST_P(HostFileTest, GrowsAheadOfNeed) {
+  std::unique_ptr<File> file = Open();
+  ASSERT_TRUE(Write(*file, 0, std::vector<uint8_t>(8192, 1)).ok());
+  ASSERT_TRUE(loop_->RunTask(file->ExtendAhead(1 << 20)).ok());
+  EXPECT_EQ(file->size(), 1u << 20);
+  EXPECT_EQ(Read(*file, 8192, 65536), std::vector<uint8_t>(65536));
+  ASSERT_TRUE(loop_->RunTask(file->ExtendAhead(4096)).ok());  // It never shrinks.
+  EXPECT_EQ(file->size(), 1u << 20);
+  // In memory it has taken none for it, which Extend() does.
+  if (GetParam() == Mode::kMemory) {
+    EXPECT_LT(*file->AllocatedBytes(), 65536u);
+  }
+  ASSERT_TRUE(loop_->RunTask(file->Extend(2 << 20)).ok());
+  EXPECT_GE(*file->AllocatedBytes(), 1u << 20);
+  EXPECT_TRUE(loop_->RunTask(file->Close()).ok());
+  EXPECT_EQ(SizeOnDisk(), 2u << 20);
+}
+
 TEST_P(HostFileTest, ZeroesKeepTheirNeighbours) {
   std::unique_ptr<File> file = Open();
   for (const bool may_unmap : {false, true}) {
@@ -175,7 +197,7 @@ TEST_P(HostFileTest, HolesOfAReadOnlyFileAreFoundAgain) {
     ASSERT_TRUE(Write(*file, 512 << 10, std::vector<uint8_t>(64 << 10, 7)).ok());
     ASSERT_TRUE(loop_->RunTask(file->Close()).ok());
   }
-  const auto file = TryOpen({.read_only = true, .direct = GetParam()});
+  const auto file = TryOpen({.read_only = true, .direct = GetParam() == Mode::kDirect});
   ASSERT_TRUE(file.ok()) << file.status();
   for (const uint64_t offset : {100 << 10, 200 << 10, 50 << 10}) {
     const auto hole = loop_->RunTask((*file)->Extent(offset));
@@ -187,6 +209,42 @@ TEST_P(HostFileTest, HolesOfAReadOnlyFileAreFoundAgain) {
   ASSERT_TRUE(data.ok());
   EXPECT_TRUE(data->data);
   EXPECT_EQ(data->length, 64u << 10);
+}
+
+Task<void> Note(File* file, IoVecs src, bool* written) {
+  const absl::Status status = co_await file->Write(0, src);
+  *written = status.ok();
+}
+
+Task<void> WriteAndWaitTwoTurns(EventLoop* loop, File* file, IoVecs src, bool* written) {
+  TaskScope scope(*loop);
+  scope.Spawn(Note(file, src, written));
+  co_await loop->Yield();
+  co_await loop->Yield();
+  const bool in_time = *written;
+  co_await scope.Join();
+  *written = in_time;
+}
+
+// What a thread of the kernel did would not be there so soon.
+TEST(HostFileInMemoryTest, AWriteTakesOneTurnOfTheLoop) {
+  const TempDir directory("/dev/shm");
+  struct statfs system = {};
+  ASSERT_EQ(::statfs(directory.path().c_str(), &system), 0);
+  if (system.f_type != TMPFS_MAGIC) GTEST_SKIP() << "/dev/shm is no tmpfs";
+  const std::unique_ptr<EventLoop> loop = *EventLoop::Create();
+  DirectOpener opener;
+  const auto file = loop->RunTask(
+      HostFile::Open(*loop, opener, {.path = directory.File("disk"), .create = true}));
+  ASSERT_TRUE(file.ok()) << file.status();
+  std::vector<uint8_t> bytes(1 << 20, 7);
+  const iovec part = ToIoVec(std::span<uint8_t>(bytes));
+  for (int i = 0; i < 20; ++i) {
+    bool written = false;
+    loop->RunTask(WriteAndWaitTwoTurns(loop.get(), file->get(), IoVecs(&part, 1), &written));
+    EXPECT_TRUE(written) << i;
+  }
+  EXPECT_TRUE(loop->RunTask((*file)->Close()).ok());
 }
 
 TEST_P(HostFileTest, ErrorsNameFileOffsetAndCause) {
@@ -204,10 +262,13 @@ TEST_P(HostFileTest, ErrorsNameFileOffsetAndCause) {
               testing::AllOf(testing::HasSubstr(path_), testing::HasSubstr("offset 4096")));
 }
 
-INSTANTIATE_TEST_SUITE_P(Modes, HostFileTest, testing::Bool(),
-                         [](const testing::TestParamInfo<bool>& info) {
-                           return info.param ? "Direct" : "PageCache";
-                         });
+std::string NameOf(const testing::TestParamInfo<Mode>& info) {
+  if (info.param == Mode::kMemory) return "Memory";
+  return info.param == Mode::kDirect ? "Direct" : "PageCache";
+}
+
+INSTANTIATE_TEST_SUITE_P(Modes, HostFileTest,
+                         testing::Values(Mode::kPageCache, Mode::kDirect, Mode::kMemory), NameOf);
 
 using HostFileOpenTest = HostFileTest;
 
@@ -239,7 +300,7 @@ TEST_P(HostFileOpenTest, TheSecondWriterIsRefused) {
   EXPECT_TRUE(TryOpen({.lock = LockMode::kExclusive}).ok());
 }
 
-INSTANTIATE_TEST_SUITE_P(Opening, HostFileOpenTest, testing::Values(false));
+INSTANTIATE_TEST_SUITE_P(Opening, HostFileOpenTest, testing::Values(Mode::kPageCache));
 
 }  // namespace
 }  // namespace vireo

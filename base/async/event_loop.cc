@@ -129,7 +129,9 @@ EventLoop::EventLoop(Options options, std::unique_ptr<Ring> ring, EventFd wake)
       ring_(std::move(ring)),
       wake_(std::move(wake)),
       roots_(nullptr),
-      pool_(options_.offload_threads) {}
+      pool_(options_.offload_threads) {
+  if (options_.offload_seed.has_value()) offload_turns_.emplace(*options_.offload_seed);
+}
 
 EventLoop::~EventLoop() {
   VIREO_CHECK(running_thread_.load() == std::thread::id(), "a loop does not die while it runs");
@@ -329,7 +331,16 @@ Task<int> EventLoop::Perform(RingRequest request) {
   co_return result;
 }
 
-Task<absl::StatusOr<size_t>> EventLoop::Read(int fd, uint64_t offset, IoVecs dst, StopToken stop) {
+Task<int> EventLoop::TransferWithoutRing(RingRequest request, StopToken stop, FileKind kind) {
+  if (kind == FileKind::kMemory) co_await Yield();
+  if (stop.stop_requested()) co_return -ECANCELED;
+  if (kind == FileKind::kMemory) co_return async_internal::PerformBlocking(request);
+  const int result = co_await Perform(request);
+  co_return result;
+}
+
+Task<absl::StatusOr<size_t>> EventLoop::Read(int fd, uint64_t offset, IoVecs dst, StopToken stop,
+                                             FileKind kind) {
   VIREO_DCHECK(IsCurrent());
   const uint64_t total = TotalSize(dst);
   uint64_t done = 0;
@@ -338,13 +349,11 @@ Task<absl::StatusOr<size_t>> EventLoop::Read(int fd, uint64_t offset, IoVecs dst
     const RingRequest request =
         TransferRequest(RingOp::kRead, RingOp::kReadv, fd, offset + done, remaining.Window());
     int result = 0;
-    if (ring_->Supports(request.op)) {
+    if (kind == FileKind::kStorage && ring_->Supports(request.op)) {
       Operation operation(*this, request, stop);
       result = co_await operation;
-    } else if (stop.stop_requested()) {
-      result = -ECANCELED;
     } else {
-      result = co_await Perform(request);
+      result = co_await TransferWithoutRing(request, stop, kind);
     }
     if (result > 0) {
       done += static_cast<uint64_t>(result);
@@ -360,7 +369,8 @@ Task<absl::StatusOr<size_t>> EventLoop::Read(int fd, uint64_t offset, IoVecs dst
   co_return static_cast<size_t>(done);
 }
 
-Task<absl::Status> EventLoop::Write(int fd, uint64_t offset, IoVecs src, StopToken stop) {
+Task<absl::Status> EventLoop::Write(int fd, uint64_t offset, IoVecs src, StopToken stop,
+                                    FileKind kind) {
   VIREO_DCHECK(IsCurrent());
   const uint64_t total = TotalSize(src);
   uint64_t done = 0;
@@ -369,13 +379,11 @@ Task<absl::Status> EventLoop::Write(int fd, uint64_t offset, IoVecs src, StopTok
     const RingRequest request =
         TransferRequest(RingOp::kWrite, RingOp::kWritev, fd, offset + done, remaining.Window());
     int result = 0;
-    if (ring_->Supports(request.op)) {
+    if (kind == FileKind::kStorage && ring_->Supports(request.op)) {
       Operation operation(*this, request, stop);
       result = co_await operation;
-    } else if (stop.stop_requested()) {
-      result = -ECANCELED;
     } else {
-      result = co_await Perform(request);
+      result = co_await TransferWithoutRing(request, stop, kind);
     }
     if (result > 0) {
       done += static_cast<uint64_t>(result);

@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <random>
 #include <string>
 #include <thread>
 #include <type_traits>
@@ -49,11 +50,22 @@ template <typename T>
 class RemoteResult;
 }  // namespace async_internal
 
+// Where a file's bytes are.
+enum class FileKind {
+  kStorage,
+  // In memory (tmpfs): what is asked for is done on the loop itself, a turn later. io_uring would
+  // hand each request to a thread of the kernel, which takes several times as long.
+  kMemory,
+};
+
 class EventLoop {
  public:
   struct Options {
     unsigned entries = 256;   // Of the submission queue; more operations may be in flight.
     int offload_threads = 0;  // 0 means min(cores, 4). They start when first needed.
+    // Instead of threads: an offloaded call runs on the loop, a few turns later, as this seed says,
+    // so that a run can be repeated. Tests.
+    std::optional<uint32_t> offload_seed;
     std::string name;  // The thread's name while it runs the loop; at most 15 characters show.
     bool force_plain_ring = false;      // As on a kernel without newer ring features; tests.
     bool force_blocking_files = false;  // As on a kernel whose rings lack file operations; tests.
@@ -101,9 +113,11 @@ class EventLoop {
 
   // Reads at `offset` into all of `dst`; fewer bytes only at the end of the file. Short reads are
   // resumed, also more than IOV_MAX buffers are fine. After an error `dst` is undefined.
-  Task<absl::StatusOr<size_t>> Read(int fd, uint64_t offset, IoVecs dst, StopToken stop = {});
+  Task<absl::StatusOr<size_t>> Read(int fd, uint64_t offset, IoVecs dst, StopToken stop = {},
+                                    FileKind kind = FileKind::kStorage);
   // Writes all of `src` at `offset`. After an error any part may have been written.
-  Task<absl::Status> Write(int fd, uint64_t offset, IoVecs src, StopToken stop = {});
+  Task<absl::Status> Write(int fd, uint64_t offset, IoVecs src, StopToken stop = {},
+                           FileKind kind = FileKind::kStorage);
   Task<absl::Status> SyncData(int fd);  // fdatasync(2)
   Task<absl::Status> SyncAll(int fd);   // fsync(2)
   // fallocate(2) with its modes (allocate, punch, zero).
@@ -170,6 +184,7 @@ class EventLoop {
   void RunRoot(Task<void> task);
   Task<void> MarkEnded(Task<void> task, bool* ended);
   Task<int> Perform(async_internal::RingRequest request);
+  Task<int> TransferWithoutRing(async_internal::RingRequest request, StopToken stop, FileKind kind);
 
   template <typename T>
   static Task<void> StoreResult(Task<T> task, std::optional<T>* result);
@@ -199,6 +214,7 @@ class EventLoop {
   std::vector<absl::AnyInvocable<void()>> posted_ ABSL_GUARDED_BY(posted_mutex_);
   std::vector<absl::AnyInvocable<void()>> running_posted_;
 
+  std::optional<std::minstd_rand> offload_turns_;  // Of options_.offload_seed.
   // Last: its threads post to the members above until it has joined them.
   async_internal::OffloadPool pool_;
 };
@@ -336,6 +352,11 @@ auto EventLoop::RunOn(F factory) -> typename std::invoke_result_t<F&>::value_typ
 template <typename R, typename F>
 Task<R> EventLoop::OffloadTo(F fn, bool own_thread) {
   async_internal::OffloadCallOf<R, F> call(std::move(fn));
+  if (offload_turns_.has_value()) {
+    for (uint32_t turns = (*offload_turns_)() % 8 + 1; turns > 0; --turns) co_await Yield();
+    call.Run();
+    co_return call.Take();
+  }
   async_internal::OffloadWait returned(*this, call, own_thread);
   co_await returned;
   co_return call.Take();

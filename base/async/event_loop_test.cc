@@ -32,6 +32,7 @@ namespace {
 struct Setup {
   const char* name;
   EventLoop::Options options;
+  FileKind kind = FileKind::kStorage;
 };
 
 std::vector<uint8_t> Pattern(size_t size) {
@@ -65,10 +66,10 @@ class EventLoopTest : public testing::TestWithParam<Setup> {
   }
 
   absl::Status Write(uint64_t offset, IoVecs src) {
-    return loop_->RunTask(loop_->Write(file_.get(), offset, src));
+    return loop_->RunTask(loop_->Write(file_.get(), offset, src, StopToken(), GetParam().kind));
   }
   absl::StatusOr<size_t> Read(uint64_t offset, IoVecs dst) {
-    return loop_->RunTask(loop_->Read(file_.get(), offset, dst));
+    return loop_->RunTask(loop_->Read(file_.get(), offset, dst, StopToken(), GetParam().kind));
   }
 
   std::unique_ptr<EventLoop> loop_;
@@ -134,7 +135,8 @@ TEST_P(EventLoopTest, DirectReadsEndAtAnOddEndOfFile) {
   const std::unique_ptr<uint8_t, void (*)(void*)> buffer(
       static_cast<uint8_t*>(std::aligned_alloc(4096, 16384)), std::free);
   const iovec dst = {buffer.get(), 16384};
-  const absl::StatusOr<size_t> got = loop_->RunTask(loop_->Read(direct.get(), 0, IoVecs(&dst, 1)));
+  const absl::StatusOr<size_t> got =
+      loop_->RunTask(loop_->Read(direct.get(), 0, IoVecs(&dst, 1), StopToken(), GetParam().kind));
   ASSERT_TRUE(got.ok()) << got.status();
   EXPECT_EQ(*got, out.size());
   EXPECT_TRUE(std::equal(out.begin(), out.end(), buffer.get()));
@@ -224,6 +226,28 @@ TEST_P(EventLoopTest, MoreOperationsThanTheRingHasRoomFor) {
   loop->RunUntilIdle();
   EXPECT_EQ(scope.size(), 0u);
   EXPECT_TRUE(std::all_of(copiers.begin(), copiers.end(), [](const auto& c) { return c->ok(); }));
+}
+
+Task<void> StoreTransfer(EventLoop* loop, int fd, IoVecs dst, FileKind kind, StopToken stop,
+                         bool* ended, absl::StatusOr<size_t>* result) {
+  *result = co_await loop->Read(fd, 0, dst, stop, kind);
+  *ended = true;
+}
+
+TEST_P(EventLoopTest, AFileInMemoryLetsOthersGoFirstAndCanBeStopped) {
+  std::vector<uint8_t> in(4096);
+  const iovec dst = {in.data(), in.size()};
+  bool ended = false;
+  absl::StatusOr<size_t> result = absl::UnknownError("");
+  StopSource stop;
+  TaskScope scope(*loop_);
+  scope.Spawn(StoreTransfer(loop_.get(), file_.get(), IoVecs(&dst, 1), FileKind::kMemory,
+                            stop.token(), &ended, &result));
+  EXPECT_FALSE(ended);
+  stop.RequestStop();
+  loop_->RunUntilIdle();
+  EXPECT_TRUE(ended);
+  EXPECT_TRUE(absl::IsCancelled(result.status())) << result.status();
 }
 
 // --- Events, descriptors, time ---
@@ -608,66 +632,6 @@ TEST_P(EventLoopTest, KnowsTheLoopThatACoroutineRunsOn) {
   EXPECT_EQ(EventLoop::Current(), nullptr);
 }
 
-// --- Offloading ---
-
-struct Square {
-  int value;
-  std::thread::id* ran_on;
-  std::unique_ptr<int> operator()() const {
-    *ran_on = std::this_thread::get_id();
-    return std::make_unique<int>(value * value);
-  }
-};
-
-TEST_P(EventLoopTest, OffloadRunsElsewhereAndAnswersHere) {
-  std::thread::id ran_on;
-  const std::unique_ptr<int> result = loop_->RunTask(loop_->Offload(Square{12, &ran_on}));
-  EXPECT_EQ(*result, 144);
-  EXPECT_NE(ran_on, std::this_thread::get_id());
-}
-
-Task<void> AddOffloaded(EventLoop* loop, int value, int* sum) {
-  std::thread::id ran_on;
-  const std::unique_ptr<int> squared = co_await loop->Offload(Square{value, &ran_on});
-  *sum += *squared;
-}
-
-TEST_P(EventLoopTest, ManyOffloadedCallsAllReturn) {
-  int sum = 0;
-  TaskScope scope(*loop_);
-  for (int i = 0; i < 200; ++i) scope.Spawn(AddOffloaded(loop_.get(), 2, &sum));
-  loop_->RunUntilIdle();
-  EXPECT_EQ(scope.size(), 0u);
-  EXPECT_EQ(sum, 800);
-}
-
-struct WaitForRelease {
-  const EventFd* release;
-  void operator()() const {
-    pollfd poll_fd = {.fd = release->fd(), .events = POLLIN, .revents = 0};
-    while (::poll(&poll_fd, 1, -1) != 1) {
-    }
-  }
-};
-
-Task<void> Block(EventLoop* loop, const EventFd* release, int* returned) {
-  co_await loop->OffloadBlocking(WaitForRelease{release});
-  ++*returned;
-}
-
-TEST_P(EventLoopTest, BlockedCallsHoldUpNeitherEachOtherNorThePool) {
-  const EventFd release = *EventFd::Create();
-  int returned = 0;
-  TaskScope scope(*loop_);
-  for (int i = 0; i < 10; ++i) scope.Spawn(Block(loop_.get(), &release, &returned));
-  std::thread::id ran_on;
-  EXPECT_EQ(*loop_->RunTask(loop_->Offload(Square{3, &ran_on})), 9);
-  EXPECT_EQ(returned, 0);
-  release.Signal();
-  loop_->RunTask(scope.Join());
-  EXPECT_EQ(returned, 10);
-}
-
 // --- Our own mistakes ---
 
 TEST_P(EventLoopTest, DyingWithAnOperationInFlightIsOurBug) {
@@ -690,6 +654,7 @@ const Setup kSetups[] = {
     kRings[0],
     kRings[1],
     {"BlockingFiles", {.offload_threads = 2, .force_blocking_files = true}},
+    {"MemoryFiles", {}, FileKind::kMemory},
 };
 
 std::string NameOf(const testing::TestParamInfo<Setup>& info) { return info.param.name; }

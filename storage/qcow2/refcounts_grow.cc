@@ -46,7 +46,7 @@ Task<absl::Status> Refcounts::GrowFile(uint64_t wanted) {
   }
   const uint64_t bytes = *end << layout_.cluster_bits;
   if (!file_.traits().growable || bytes <= file_.size()) co_return absl::OkStatus();
-  const absl::Status status = co_await file_.Extend(bytes);
+  const absl::Status status = co_await file_.ExtendAhead(bytes);
   co_return status;
 }
 
@@ -91,7 +91,7 @@ Task<absl::Status> Refcounts::CollectAtEnd(uint64_t wanted, std::vector<HostRun>
   }
   const uint64_t bytes = end_ << layout_.cluster_bits;
   if (traits.growable && bytes > file_.size()) {  // Blocks have taken some of it.
-    const absl::Status extended = co_await file_.Extend(bytes);
+    const absl::Status extended = co_await file_.ExtendAhead(bytes);
     if (!extended.ok()) {  // They work all the same, but what a crash makes of them is not known.
       for (HostRun& run : *runs) run.fresh = false;
     }

@@ -15,6 +15,30 @@ namespace {
 
 class ModelTest : public testing::TestWithParam<DiskShape> {};
 
+// A workout of eight sessions, each of which ends in its own way. False once there is a problem.
+bool RunSessions(Workout& workout, const DiskShape& shape, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  for (int session = 0; session < 8; ++session) {
+    const bool cut = random() % 3 == 0;
+    if (shape.edited_offline() && session % 2 == 1) {
+      workout.RunOfflineSession({});
+    } else {
+      workout.RunSession({.workers = 1 + static_cast<uint32_t>(random() % 12),
+                          .steps = 1 + static_cast<uint32_t>(random() % 50),
+                          .close_under_load = random() % 3 == 0});
+    }
+    if (!workout.problem().empty()) return false;
+    if (cut) {
+      workout.ContinueAfterCut(random() % (workout.now() + 1),
+                               static_cast<FaultyMedium::Loss>(random() % 4));
+    } else {
+      workout.ContinueAfterClose();
+    }
+    if (!workout.problem().empty()) return false;
+  }
+  return true;
+}
+
 // Each session has a few hundred requests; between sessions the image is closed, or closed under
 // load, or its power goes.
 TEST_P(ModelTest, HoldsWhatTheModelHolds) {
@@ -24,28 +48,25 @@ TEST_P(ModelTest, HoldsWhatTheModelHolds) {
   for (uint64_t seed = first_seed; done < wanted; ++seed) {
     SCOPED_TRACE("VIREO_SEED=" + std::to_string(seed));
     Workout workout(GetParam(), seed);
-    std::mt19937_64 random(seed);
-    for (int session = 0; session < 8; ++session) {
-      const bool cut = random() % 3 == 0;
-      if (GetParam().edited_offline() && session % 2 == 1) {
-        workout.RunOfflineSession({});
-      } else {
-        workout.RunSession({.workers = 1 + static_cast<uint32_t>(random() % 12),
-                            .steps = 1 + static_cast<uint32_t>(random() % 50),
-                            .close_under_load = random() % 3 == 0});
-      }
-      ASSERT_EQ(workout.problem(), "");
-      if (cut) {
-        workout.ContinueAfterCut(random() % (workout.now() + 1),
-                                 static_cast<FaultyMedium::Loss>(random() % 4));
-      } else {
-        workout.ContinueAfterClose();
-      }
-      ASSERT_EQ(workout.problem(), "");
-    }
+    ASSERT_TRUE(RunSessions(workout, GetParam(), seed)) << workout.problem();
     done += workout.steps();
   }
   RecordProperty("steps", std::to_string(done));
+}
+
+// A failure can be looked at again: one seed does the same each time, to the last operation.
+TEST_P(ModelTest, ASeedDoesTheSameEachTime) {
+  const uint64_t seed = FirstSeed();
+  Workout first(GetParam(), seed);
+  ASSERT_TRUE(RunSessions(first, GetParam(), seed)) << first.problem();
+  Workout second(GetParam(), seed);
+  ASSERT_TRUE(RunSessions(second, GetParam(), seed)) << second.problem();
+  EXPECT_EQ(first.trace(), second.trace());
+  RecordProperty("trace", std::to_string(first.trace()));
+  EXPECT_EQ(first.steps(), second.steps());
+  Workout other(GetParam(), seed + 1);
+  ASSERT_TRUE(RunSessions(other, GetParam(), seed + 1)) << other.problem();
+  EXPECT_NE(first.trace(), other.trace());
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, ModelTest, testing::ValuesIn(AllShapes()),

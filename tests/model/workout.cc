@@ -15,6 +15,7 @@ namespace vireo {
 Workout::Workout(const DiskShape& shape, uint64_t seed)
     : shape_(shape),
       max_sectors_(2 * shape.disk_bytes / kSectorBytes),
+      loop_(*EventLoop::Create({.offload_seed = static_cast<uint32_t>(seed)})),
       chance_(seed),
       files_(*loop_, shape_, chance_) {
   // Whole disks come and go all the time: what they lived in is kept, not given back and cleared.
@@ -52,6 +53,7 @@ void Workout::MakeImage() {
 }
 
 void Workout::Restart(std::vector<uint8_t> bytes, const std::vector<uint64_t>& tags) {
+  if (host_ != nullptr) trace_ = trace() * 31;
   host_ = std::make_unique<FaultyHost>(chance_.Seed());
   medium_ = std::make_unique<FaultyMedium>(std::move(bytes), *host_);
   backing_medium_ = std::make_unique<FaultyMedium>(files_.backing_bytes(), *host_);

@@ -7,7 +7,7 @@
 // from there, or from the closed image.
 //
 // The first thing that is not as promised is the problem(). Everything that a seed does is the same
-// each time, but for compressing and for encrypting much at once, which end when their threads end.
+// each time: what a disk has threads for, compressing and encrypting, happens on the loop.
 //
 // One class, a file for each part: requests, snapshots and bitmaps, and what is verified.
 
@@ -62,6 +62,8 @@ class Workout {
   uint64_t now() const { return host_->now(); }
   uint64_t operations() const { return host_->operations(); }
   uint64_t steps() const { return steps_; }
+  // A digest of what all sessions have done to the files (FaultyHost).
+  uint64_t trace() const { return trace_ ^ host_->trace(); }
 
   // What a power cut at `moment` leaves is sound and holds what was flushed by then.
   void VerifyCut(uint64_t moment, FaultyMedium::Loss loss);
@@ -169,7 +171,7 @@ class Workout {
 
   const DiskShape shape_;
   const uint64_t max_sectors_;
-  std::unique_ptr<EventLoop> loop_ = *EventLoop::Create();
+  std::unique_ptr<EventLoop> loop_;
   Chance chance_;
   DiskFiles files_;
   bool leaks_ = false;  // An earlier crash may have left some.
@@ -179,6 +181,7 @@ class Workout {
   uint64_t last_request_ = 16;
   uint64_t last_bitmap_ = 0;
   uint64_t steps_ = 0;
+  uint64_t trace_ = 0;  // Of sessions before this one.
   std::string problem_;
 
   // Of one session.

@@ -11,9 +11,20 @@ namespace {
 
 constexpr uint64_t kSector = 512;
 
+// Kinds of operations, for the trace.
+constexpr uint64_t kRead = 1;
+constexpr uint64_t kWrite = 2;
+constexpr uint64_t kSync = 3;
+constexpr uint64_t kTruncate = 4;
+
 }  // namespace
 
-int FaultyHost::NextOperation() {
+int FaultyHost::NextOperation(const Performed& performed) {
+  for (const uint64_t part :
+       {performed.kind, performed.inode, performed.offset, performed.length}) {
+    trace_ = (trace_ ^ part) * 0x100000001b3;  // As FNV-1a mixes, by words.
+    trace_ ^= trace_ >> 29;
+  }
   const uint64_t operation = operations_++;
   if (operation < fail_from_ || operation >= fail_until_) return 0;
   failed_ = true;
@@ -96,7 +107,11 @@ Task<void> FaultyFile::Delay() {
 }
 
 Task<absl::Status> FaultyFile::Perform(FaultyMedium::Change change) {
-  const int error = medium_.host_.NextOperation();
+  const int error =
+      medium_.host_.NextOperation({.kind = change.new_size.has_value() ? kTruncate : kWrite,
+                                   .inode = inode_,
+                                   .offset = change.new_size.value_or(change.offset),
+                                   .length = change.bytes.size()});
   change.began = medium_.Tick();
   if (error != 0) {
     // What a failed write has done stays done.
@@ -119,10 +134,11 @@ Task<absl::Status> FaultyFile::Perform(FaultyMedium::Change change) {
 }
 
 Task<absl::Status> FaultyFile::Read(uint64_t offset, IoVecs dst) {
-  const int error = medium_.host_.NextOperation();
+  const uint64_t length = TotalSize(dst);
+  const int error = medium_.host_.NextOperation(
+      {.kind = kRead, .inode = inode_, .offset = offset, .length = length});
   co_await Delay();
   if (error != 0) co_return ErrnoStatus(error, name_);
-  const uint64_t length = TotalSize(dst);
   const uint64_t size = medium_.bytes_.size();
   const uint64_t stored = offset < size ? std::min(length, size - offset) : 0;
   CopyToIoVecs(std::span(medium_.bytes_).subspan(std::min(offset, size), stored), dst);
@@ -140,7 +156,8 @@ Task<absl::Status> FaultyFile::Write(uint64_t offset, IoVecs src) {
 }
 
 Task<absl::Status> FaultyFile::Sync() {
-  const int error = medium_.host_.NextOperation();
+  const int error =
+      medium_.host_.NextOperation({.kind = kSync, .inode = inode_, .offset = 0, .length = 0});
   const uint64_t began = medium_.Tick();
   co_await Delay();
   if (error != 0) {

@@ -48,17 +48,27 @@ class FaultyHost {
   // One of those that failed was a flush: what is durable is not known any more.
   bool flush_failed() const { return flush_failed_; }
   uint64_t operations() const { return operations_; }
+  // A digest of which operations there were, in their order, and where in which file, but not of
+  // what was written: two runs that do the same have the same.
+  uint64_t trace() const { return trace_; }
 
  private:
   friend class FaultyFile;
   friend class FaultyMedium;
 
+  struct Performed {
+    uint64_t kind;
+    uint64_t inode;
+    uint64_t offset;
+    uint64_t length;
+  };
   // An errno if this operation is one to fail, else 0.
-  int NextOperation();
+  int NextOperation(const Performed& operation);
 
   std::mt19937 random_;
   uint64_t now_ = 0;
   uint64_t operations_ = 0;
+  uint64_t trace_ = 0;
   uint64_t fail_from_ = 0;
   uint64_t fail_until_ = 0;
   int error_ = 0;

@@ -14,10 +14,9 @@ namespace vireo {
 class TempDir {
  public:
   // Under /tmp whatever TMPDIR says: paths of sockets have to be short.
-  TempDir() {
-    char name[] = "/tmp/vireo_test_XXXXXX";
-    VIREO_CHECK(::mkdtemp(name) != nullptr);
-    path_ = name;
+  TempDir() : TempDir("/tmp") {}
+  explicit TempDir(const std::string& where) : path_(where + "/vireo_test_XXXXXX") {
+    VIREO_CHECK(::mkdtemp(path_.data()) != nullptr);
   }
   ~TempDir() {
     std::error_code ignored;
