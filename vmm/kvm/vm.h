@@ -80,8 +80,8 @@ class Vm {
   struct Options {
     uint64_t tss_address;           // 3 pages below 4 GiB that nobody else uses (Intel hosts).
     uint64_t identity_map_address;  // 1 page, likewise.
-    // The slots to begin with. A slot that comes after the chips, which register with KVM's buses,
-    // waits for KVM to let go of the old tables: 5 ms of a start-up that takes 10 (Linux 6.18).
+    // The slots to begin with. The chips register with KVM's buses, and a slot that comes after
+    // them waits until KVM has let go of the old tables, for milliseconds (seen with Linux 6.18).
     std::span<const Memslot> memory = {};
   };
 
