@@ -144,6 +144,9 @@ class Image final : public BlockBackend {
   // Whether the file lacks much of what it should hold, so that a look for its holes is worth
   // while.
   bool HasUnwrittenClusters();
+  // Says where the host bytes are, if there are any and they are what the guest reads: encrypted
+  // ones are not.
+  void SetPlace(RangeStatus* answer, std::optional<uint64_t> host_offset) const;
   // Completes the answer about host bytes that are stored: where the file has a hole they are
   // zeros.
   Task<absl::Status> LookForHole(RangeStatus* answer);

@@ -4,6 +4,7 @@
 
 #include "base/align.h"
 #include "base/status.h"
+#include "storage/qcow2/format.h"
 #include "storage/qcow2/image.h"
 #include "storage/request_check.h"
 
@@ -183,6 +184,12 @@ Task<absl::Status> Image::LookForHole(RangeStatus* answer) {
   co_return absl::OkStatus();
 }
 
+void Image::SetPlace(RangeStatus* answer, std::optional<uint64_t> host_offset) const {
+  if (!host_offset.has_value() || header_.crypt_method != kCryptNone) return;
+  answer->host_offset = host_offset;
+  answer->file_name = &data_.name();
+}
+
 Task<absl::StatusOr<RangeStatus>> Image::Status(uint64_t offset, uint64_t length) {
   const InFlight::Operation operation(in_flight_);
   CO_RETURN_IF_ERROR(CheckRequest(file_->name(), geometry_, offset, length));
@@ -193,15 +200,15 @@ Task<absl::StatusOr<RangeStatus>> Image::Status(uint64_t offset, uint64_t length
   }
   RangeStatus answer = {.kind = RangeKind::kData, .length = run.length, .present = true};
   if (const auto* allocated = std::get_if<Allocated>(&run.mapping)) {
-    answer.host_offset = allocated->host_offset;
-    answer.file_name = &data_.name();
-    answer.file = &data_;
-    if (HasUnwrittenClusters()) CO_RETURN_IF_ERROR(co_await LookForHole(&answer));
+    SetPlace(&answer, allocated->host_offset);
+    if (answer.host_offset.has_value()) answer.file = &data_;
+    if (answer.file != nullptr && HasUnwrittenClusters()) {
+      CO_RETURN_IF_ERROR(co_await LookForHole(&answer));
+    }
   } else if (const auto* zero = std::get_if<Zero>(&run.mapping)) {
     answer.kind = RangeKind::kZero;
     answer.reads_as_zeros = true;
-    answer.host_offset = zero->host_offset;
-    if (zero->host_offset.has_value()) answer.file_name = &data_.name();
+    SetPlace(&answer, zero->host_offset);
   }
   const auto* const unallocated = std::get_if<Unallocated>(&run.mapping);
   if (unallocated == nullptr) co_return answer;
@@ -211,8 +218,7 @@ Task<absl::StatusOr<RangeStatus>> Image::Status(uint64_t offset, uint64_t length
     // What is set aside for a cluster has a place, though nothing is there.
     answer.length =
         std::min(answer.length, layout_.cluster_bytes() - layout_.offset_in_cluster(offset));
-    answer.host_offset = unallocated->host_offset;
-    if (answer.host_offset.has_value()) answer.file_name = &data_.name();
+    SetPlace(&answer, unallocated->host_offset);
     co_return answer;
   }
   const uint64_t stored = std::min(run.length, backing_->geometry().size_bytes - offset);

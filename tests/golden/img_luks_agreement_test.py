@@ -96,6 +96,18 @@ class Encrypted(Agreement):
         with open(os.path.join(self.folder.name, folder, "shown"), "rb") as file:
             return file.read()
 
+    def test_map(self):
+        image = self.overlay()
+        self.ours("create", "-q", *self.KEYS.split(), "-f", "qcow2", "-o",
+                  "encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10,extended_l2=on", "x.qcow2", "4M")
+        alone = "driver=qcow2,encrypt.key-secret=k,file.filename=x.qcow2"
+        must(QEMU_IO, *self.KEYS.split(), "--image-opts", "-c", "write -P 5 1M 4k", "-c", "write -z 2M 64k", alone,
+             cwd=self.start)
+        for shown in (image, alone):
+            for flags in ("", "--output=json"):
+                self.agree(f"map {self.KEYS} {flags} --image-opts {shown}")
+            self.agree(f"compare -s {self.KEYS} --image-opts {shown} {shown}")
+
     def test_commit(self):
         image = self.overlay()
         for flags in ("", "-d", "-r 1G"):
