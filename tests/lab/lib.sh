@@ -3,6 +3,7 @@
 # A case that needs KVM calls in_lab first: outside, that runs the whole case again in a lab and
 # exits with its status. $work is a folder of the case's own, on the lab's fast disk.
 
+shopt -s extglob
 PATH=$PATH:/usr/sbin:/sbin
 top=$PWD
 bin=${VIREO_BIN:-$top/out/bin}
@@ -48,13 +49,17 @@ assert_lacks() {  # FILE TEXT
   ! grep -F -- "$2" "$1" >&2 || fail "$(basename "$1") says '$2'"
 }
 
+# Waiting costs no process: in the lab a fork takes as long as some steps of the guest that is waited for. Nobody writes
+# to this pipe. wait_a_moment SECONDS
+wait_a_moment() { read -r -t "$1" -u "$silence" || true; }
+
 # Waits until a command succeeds. wait_until SECONDS WHAT COMMAND...
 wait_until() {
   local limit=$((SECONDS + $1)) what=$2
   shift 2
   until "$@" >/dev/null 2>&1; do
     ((SECONDS < limit)) || fail "waited in vain for $what"
-    sleep 0.2
+    wait_a_moment 0.2
   done
 }
 
@@ -95,7 +100,9 @@ need_programs() {
 # A machine has a name. Its console is its standard input and output: $work/NAME.console is what it
 # said, type_line types. What its VMM says is in $work/NAME.err.
 
-declare -A vm_pid=() vm_input=() vm_mark=()
+declare -A vm_pid=() vm_input=()
+# Where the console is read, by which shell, what was heard since the last mark, and a cursor's move that is not whole yet.
+declare -A vm_output=() vm_hearer=() vm_said=() vm_rest=()
 vm_logs=()
 
 # launch NAME COMMAND...: runs COMMAND as the machine NAME.
@@ -109,7 +116,9 @@ launch() {
   "$@" <&"$input" >"$work/$name.console" 2>"$work/$name.err" &
   vm_pid[$name]=$!
   vm_input[$name]=$input
-  vm_mark[$name]=0
+  if [[ ${vm_hearer[$name]-} == "$BASHPID" ]]; then exec {vm_output[$name]}<&-; fi
+  unset "vm_hearer[$name]"
+  mark "$name"
   vm_logs=("$work/$name.console" "$work/$name.err")
 }
 
@@ -131,21 +140,57 @@ start_qemu() {
 running() { kill -0 "${vm_pid[$1]}" 2>/dev/null; }
 type_line() { printf '%s\n' "$2" >&"${vm_input[$1]}"; }
 
-# What the machine said since the last mark, without carriage returns and what moves a cursor or gives colour.
-console_since_mark() { tail -c "+$((vm_mark[$1] + 1))" "$work/$1.console" | tr -d '\r' | sed $'s/\033\[[0-9;?]*[A-Za-z]//g'; }
-mark() { vm_mark[$1]=$(stat -c %s "$work/$1.console"); }
+begun_sequence=$'\033(\\[[0-9;?]*)?$'
+# Adds to vm_said what the machine has said, without carriage returns and what moves a cursor or gives colour.
+hear() {
+  local name=$1 chunk new=${vm_rest[$1]}
+  [[ ${vm_hearer[$name]} == "$BASHPID" ]] || fail "a subshell has to mark $name before it can listen"
+  while IFS= read -r -N 8192 chunk <&"${vm_output[$name]}" || [[ -n $chunk ]]; do new+=$chunk; done
+  new=${new//$'\r'/}
+  vm_rest[$name]=
+  if [[ $new == *$'\033'* ]]; then
+    new=${new//$'\033['*([0-9;?])[A-Za-z]/}
+    if [[ $new =~ $begun_sequence ]]; then
+      vm_rest[$name]=${BASH_REMATCH[0]}
+      new=${new%"${vm_rest[$name]}"}
+    fi
+  fi
+  vm_said[$name]+=$new
+}
 
-# wait_console NAME TEXT [SECONDS]: until the machine has said TEXT (an extended regular expression)
+# mark NAME: forgets what the machine has said. A subshell opens the console anew: else it would take from its parent.
+mark() {
+  local name=$1 output
+  if [[ ${vm_hearer[$name]-} != "$BASHPID" ]]; then
+    exec {output}<"$work/$name.console"
+    vm_output[$name]=$output
+    vm_hearer[$name]=$BASHPID
+    vm_rest[$name]=
+  fi
+  hear "$name"
+  vm_said[$name]=
+}
+
+# said_times NAME TEXT TIMES: whether the machine has said TEXT so often since the last mark.
+said_times() {
+  hear "$1"
+  local without=${vm_said[$1]//"$2"/}
+  (((${#vm_said[$1]} - ${#without}) / ${#2} >= $3))
+}
+
+# wait_console NAME TEXT [SECONDS]: until the machine has said TEXT (an extended regular expression, within a line)
 # since the last mark.
 wait_console() {
-  local name=$1 text=$2 limit=$((SECONDS + ${3:-$boot_limit}))
-  until console_since_mark "$name" | grep -E -- "$text" >/dev/null; do
-    if ! running "$name"; then
-      console_since_mark "$name" | grep -E -- "$text" >/dev/null && return
-      fail "$name ended before it said '$text'"
-    fi
+  local name=$1 text=$2 limit=$((SECONDS + ${3:-$boot_limit})) from=0 ended=0 said whole_lines
+  while true; do
+    hear "$name"
+    said=${vm_said[$name]:from}
+    [[ ! $said =~ $text ]] || return 0
+    ((!ended)) || fail "$name ended before it said '$text'"
     ((SECONDS < limit)) || fail "$name did not say '$text' in time"
-    sleep 0.3
+    whole_lines=${said%$'\n'*}
+    [[ $whole_lines == "$said" ]] || from=$((from + ${#whole_lines} + 1))
+    if running "$name"; then wait_a_moment 0.2; else ended=1; fi
   done
 }
 
@@ -154,7 +199,7 @@ wait_exit() {
   local name=$1 limit=$((SECONDS + ${2:-$boot_limit}))
   while running "$name"; do
     ((SECONDS < limit)) || fail "$name did not end in time"
-    sleep 0.2
+    wait_a_moment 0.2
   done
   exit_status=0
   wait "${vm_pid[$name]}" || exit_status=$?
@@ -235,7 +280,7 @@ in_guest() {
   type_line "$name" "{ $2"
   type_line "$name" "}; echo \"[status \$?]\""
   wait_console "$name" '\[status [0-9]+\]' "${3:-120}"
-  said=$(console_since_mark "$name")
+  said=${vm_said[$name]}
   printf %s "${said%'[status '*}"
   said=${said##*'[status '}
   return "${said%%]*}"
@@ -262,5 +307,7 @@ assert_clean_image() {
 
 # In the lab, disks want the fast disk; outside, the usual place.
 if [[ -n ${VIREO_LAB-} ]]; then work=$(mktemp -d /scratch/case.XXXXXX); else work=$(mktemp -d); fi
+mkfifo "$work/.silence"
+exec {silence}<>"$work/.silence"
 at_exit 'rm -rf "$work"'
 at_exit kill_machines

@@ -444,7 +444,7 @@ std::vector<uint8_t> MakeMcfg(const AcpiOptions& options) {
   mcfg.header = Header("MCFG", 1);
   mcfg.base = options.ecam_base;
   mcfg.first_bus = 0;
-  mcfg.last_bus = 255;
+  mcfg.last_bus = kLastPciBus;
   std::vector<uint8_t> bytes;
   Append(bytes, mcfg);
   return bytes;

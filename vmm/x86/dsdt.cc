@@ -96,7 +96,7 @@ Term PciRoot(const AcpiOptions& options) {
     window = {ecam_end, window.end() - ecam_end};
   }
   const Term resources =
-      aml::ResourceTemplate({aml::BusNumbers(0, 255), aml::Io(kPciConfigAddressPort, 8),
+      aml::ResourceTemplate({aml::BusNumbers(0, kLastPciBus), aml::Io(kPciConfigAddressPort, 8),
                              aml::IoWindow(0, kPciConfigAddressPort - 1),
                              aml::IoWindow(kPciConfigAddressPort + 8, 0xffff),
                              aml::MemoryWindow32(static_cast<uint32_t>(window.base),

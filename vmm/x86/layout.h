@@ -10,7 +10,7 @@
 //   low_ram_end          +--------------------------------------------+
 //                        | nothing                                    |
 //   0xb000_0000          +--------------------------------------------+
-//                        | ECAM, 256 MiB: buses 0..255                |
+//                        | ECAM, 256 MiB, of which bus 0 is in use    |
 //   0xc000_0000          +--------------------------------------------+
 //                        | 32-bit PCI window                          |
 //   0xfec0_0000          +--------------------------------------------+
@@ -72,6 +72,10 @@ inline constexpr uint64_t kKvmIdentityMapAddress = 0xfeffc000;
 inline constexpr uint64_t kKvmTssAddress = 0xfeffd000;
 inline constexpr uint64_t kFirmwareAddress = 0xff000000;
 inline constexpr uint64_t k4GiB = uint64_t{1} << 32;
+
+// PCI has one bus in a segment: every device is on the root. Guests are told so, since Linux reads
+// 32 places of each bus that it could have, 16,000 exits for 255 of them.
+inline constexpr uint8_t kLastPciBus = 0;
 
 // Ports and interrupts that the ACPI tables and the devices agree on.
 inline constexpr uint16_t kPciConfigAddressPort = 0xcf8;
