@@ -3,7 +3,6 @@
 # A case that needs KVM calls in_lab first: outside, that runs the whole case again in a lab and
 # exits with its status. $work is a folder of the case's own, on the lab's fast disk.
 
-shopt -s extglob
 PATH=$PATH:/usr/sbin:/sbin
 top=$PWD
 bin=${VIREO_BIN:-$top/out/bin}
@@ -140,6 +139,7 @@ start_qemu() {
 running() { kill -0 "${vm_pid[$1]}" 2>/dev/null; }
 type_line() { printf '%s\n' "$2" >&"${vm_input[$1]}"; }
 
+sequence='^\[[0-9;?]*[A-Za-z]'
 begun_sequence=$'\033(\\[[0-9;?]*)?$'
 # Adds to vm_said what the machine has said, without carriage returns and what moves a cursor or gives colour.
 hear() {
@@ -149,7 +149,15 @@ hear() {
   new=${new//$'\r'/}
   vm_rest[$name]=
   if [[ $new == *$'\033'* ]]; then
-    new=${new//$'\033['*([0-9;?])[A-Za-z]/}
+    # Split at each ESC: a replacement by pattern takes time with the square of the length.
+    local parts part
+    mapfile -d $'\033' parts < <(printf %s "$new")
+    [[ $new != *$'\033' ]] || parts+=("")
+    new=${parts[0]%$'\033'}
+    for part in "${parts[@]:1}"; do
+      part=${part%$'\033'}
+      if [[ $part =~ $sequence ]]; then new+=${part:${#BASH_REMATCH[0]}}; else new+=$'\033'$part; fi
+    done
     if [[ $new =~ $begun_sequence ]]; then
       vm_rest[$name]=${BASH_REMATCH[0]}
       new=${new%"${vm_rest[$name]}"}
